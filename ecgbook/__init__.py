@@ -1,0 +1,3 @@
+"""ecgbook: the package of the ECG book."""
+
+__version__ = "0.1.0"
