@@ -1,0 +1,96 @@
+"""Files that are either whole or not there, whenever the program is stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], header: dict) -> Path:
+    """Write tensors and a JSON header to one file that is either whole or not there.
+
+    Parameters
+    ----------
+    path : str or Path
+    tensors : dict of str to Tensor
+    header : dict
+        Anything that JSON can hold.
+
+    Returns
+    -------
+    Path
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+    part = path.with_name(f"{path.name}.part")
+    try:
+        safetensors.torch.save_file(tensors, part, metadata={"json": json.dumps(_plain(header))})
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what `write_safetensors` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged or has no JSON header.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, a .safetensors file of ecgbook wanted")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["json"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: not a .safetensors file of ecgbook ({error})") from error
+    return tensors, header
+
+
+def write_json(path: str | Path, content: dict) -> Path:
+    """Write a dict as JSON to a file that is either whole or not there.
+
+    NaN, which JSON does not know, becomes null; NumPy numbers and arrays become plain ones.
+
+    Parameters
+    ----------
+    path : str or Path
+    content : dict
+
+    Returns
+    -------
+    Path
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    text = json.dumps(_plain(content), indent=1, allow_nan=False)
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value

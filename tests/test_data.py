@@ -1,0 +1,168 @@
+"""Data sets: the cache is fast, keyed by content and whole; batches are what was prepared."""
+
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+import wfdb
+
+from ecgbook import data
+from ecgbook.data import ECGDataset, from_folder, from_records
+from ecgbook.preprocessing import Preprocessing
+from ecgbook.synthetic import make_records
+
+STEPS = Preprocessing(fs_hz=125, n_samples=2048)
+
+
+@pytest.fixture
+def small_folder(ecgdata, tmp_path):
+    """A writable copy of six records with their manifest."""
+    rows = [r for r in data.read_manifest(ecgdata) if r["folder"] == "challenge2021"][:6]
+    folder = tmp_path / "ecg"
+    (folder / "challenge2021").mkdir(parents=True)
+    for row in rows:
+        for suffix in (".hea", ".mat"):
+            source = ecgdata / "challenge2021" / f"{row['record']}{suffix}"
+            shutil.copy(source, folder / "challenge2021")
+            (folder / "challenge2021" / source.name).chmod(0o644)
+    lines = (ecgdata / "manifest.csv").read_text().splitlines()
+    keep = {row["record"] for row in rows}
+    text = [lines[0], *(line for line in lines[1:] if line.split(",")[0] in keep)]
+    (folder / "manifest.csv").write_text("\n".join(text) + "\n")
+    return folder
+
+
+def test_synthetic_records_become_what_the_steps_make_of_them():
+    records = make_records(6, seed=1, records_per_patient=2)
+    dataset = from_records(records, STEPS)
+    for i, record in enumerate(records):
+        x, mask = STEPS(record.signal_mv, record.fs_hz)
+        item = dataset[i]
+        np.testing.assert_array_equal(item["x"], x)
+        np.testing.assert_array_equal(item["mask"], mask)
+        np.testing.assert_array_equal(item["y"], record.labels)
+    assert dataset.groups[0] == dataset.groups[1] != dataset.groups[2]
+    with pytest.raises(ValueError, match="no record found"):
+        from_records([], STEPS)
+
+
+def test_a_subset_of_a_subset_and_its_batches():
+    whole = from_records(make_records(10, seed=2), STEPS)
+    part = whole.subset(np.arange(10) % 2 == 1).subset([4, 0])
+    assert part.names.tolist() == whole.names[[9, 1]].tolist()
+    batch = part.batch([1])
+    np.testing.assert_array_equal(batch["x"][0], whole.x[1])
+    assert batch["mask"].dtype == torch.bool and batch["y"].shape == (1, 5)
+    assert len(whole.subset([])) == 0
+
+
+def test_the_loader_gives_every_record_once_in_an_order_its_seed_fixes():
+    dataset = from_records(make_records(11, seed=3), STEPS)
+
+    def first_samples(**arguments):
+        return [v for b in dataset.loader(4, **arguments) for v in b["x"][:, 500, 0].tolist()]
+
+    straight = first_samples()
+    assert straight == dataset.x[:, 500, 0].tolist()
+    shuffled = first_samples(shuffle=True, seed=5)
+    assert shuffled != straight and sorted(shuffled) == sorted(straight)
+    assert shuffled == first_samples(shuffle=True, seed=5)
+    assert shuffled != first_samples(shuffle=True, seed=6)
+    assert len(first_samples(drop_last=True)) == 8
+
+
+def test_distinct_keeps_the_first_of_each_copy():
+    dataset = from_records(make_records(5, seed=4), STEPS)
+    dataset = ECGDataset(**{**vars(dataset), "copies": np.array([3, 1, 3, 1, 0])})
+    assert dataset.distinct().names.tolist() == dataset.names[[0, 1, 4]].tolist()
+
+
+def test_a_folder_gives_labels_masks_and_signals(small_folder, tmp_path):
+    dataset = from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache")
+    rows = data.read_manifest(small_folder)
+    assert len(dataset) == 6
+    for i, row in enumerate(rows):
+        raw = wfdb.rdrecord(str(small_folder / row["folder"] / row["record"]))
+        x, mask = STEPS(raw.p_signal, raw.fs)
+        np.testing.assert_allclose(dataset[i]["x"], x, atol=1e-6)
+        assert dataset.n_valid[i] == mask.sum()
+        wanted = [float(row[rhythm]) for rhythm in ("SR", "AF", "AFL", "PAC", "PVC")]
+        assert dataset.y[i].tolist() == wanted
+
+
+def test_the_cache_is_found_again_and_never_stale(small_folder, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    first = from_folder(small_folder, STEPS, cache_dir=cache)
+    reads = []
+    read_record = data.read_record
+    monkeypatch.setattr(data, "read_record", lambda p: reads.append(p) or read_record(p))
+    again = from_folder(small_folder, STEPS, cache_dir=cache)
+    assert not reads and np.array_equal(first.x, again.x)
+    other = from_folder(small_folder, Preprocessing(fs_hz=250, n_samples=2500), cache_dir=cache)
+    assert len(reads) == 6 and other.x.shape == (6, 2500, 12)
+    name = data.read_manifest(small_folder)[0]["record"]
+    twin = data.read_manifest(small_folder)[1]["record"]
+    at = small_folder / "challenge2021"
+    header = (at / f"{twin}.hea").read_text().replace(twin, name)
+    (at / f"{name}.hea").write_text(header)
+    shutil.copy(at / f"{twin}.mat", at / f"{name}.mat")
+    changed = from_folder(small_folder, STEPS, cache_dir=cache)
+    assert len(reads) == 12
+    np.testing.assert_array_equal(changed.x[0], first.x[1])
+    assert changed.copies[0] == changed.copies[1] and changed.groups[0] == changed.groups[1]
+    assert first.copies[0] != first.copies[1]
+
+
+def test_a_cache_that_could_not_be_finished_leaves_nothing(small_folder, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    calls = []
+
+    def broken(path):
+        calls.append(path)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(path)
+
+    original = data.read_record
+    monkeypatch.setattr(data, "read_record", broken)
+    with pytest.raises(KeyboardInterrupt):
+        from_folder(small_folder, STEPS, cache_dir=cache)
+    assert list(cache.iterdir()) == []
+    assert len(from_folder(small_folder, STEPS, cache_dir=cache)) == 6
+
+
+def test_what_is_missing_is_named(small_folder, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no manifest.csv found.*download"):
+        from_folder(tmp_path / "nowhere", STEPS)
+    name = data.read_manifest(small_folder)[2]["record"]
+    (small_folder / "challenge2021" / f"{name}.mat").unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name}.hea: listed in manifest.csv"):
+        from_folder(small_folder, STEPS, cache_dir=tmp_path)
+    monkeypatch.delenv("ECGBOOK_DATA")
+    assert data.data_folder() is None
+
+
+def test_an_epoch_from_the_cache_is_20_times_faster_than_through_wfdb(ecgdata):
+    dataset = from_folder(ecgdata, STEPS)
+    rows = data.read_manifest(ecgdata)
+    some = np.random.default_rng(0).choice(len(rows), 60, replace=False)
+
+    def through_wfdb():
+        for i in some:
+            raw = wfdb.rdrecord(str(ecgdata / rows[i]["folder"] / rows[i]["record"]))
+            STEPS(raw.p_signal, raw.fs)
+
+    def from_cache():
+        for _ in dataset.subset(some).loader(32, shuffle=True):
+            pass
+
+    ratios = []
+    for _ in range(3):  # alternating in one run, so that load on the machine hits both
+        start = time.perf_counter()
+        through_wfdb()
+        middle = time.perf_counter()
+        from_cache()
+        ratios.append((middle - start) / (time.perf_counter() - middle))
+    assert np.median(ratios) >= 20, ratios

@@ -1,0 +1,63 @@
+"""Storage: what is written comes back, and a failed write leaves the old file."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from ecgbook import storage
+
+
+def test_tensors_and_header_come_back(tmp_path):
+    tensors = {"a.b": torch.randn(3, 4), "n": torch.tensor(5), "t": torch.randn(4, 3).T}
+    header = {"name": "π", "list": [1, 2.5, None], "scores": np.array([1.0, np.nan])}
+    path = storage.write_safetensors(tmp_path / "deep" / "x.safetensors", tensors, header)
+    back, text = storage.read_safetensors(path)
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+    assert text == {"name": "π", "list": [1, 2.5, None], "scores": [1.0, None]}
+    assert [p.name for p in path.parent.iterdir()] == ["x.safetensors"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    storage.write_safetensors(path, {"a": torch.zeros(2)}, {"run": 1})
+
+    def broken(tensors, file, metadata):
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", broken)
+    with pytest.raises(OSError, match="disk full"):
+        storage.write_safetensors(path, {"a": torch.ones(2)}, {"run": 2})
+    assert storage.read_safetensors(path)[1] == {"run": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        storage.read_safetensors(path)
+    storage.write_safetensors(path, {"a": torch.zeros(2000)}, {})
+    whole = path.read_bytes()
+    for damaged in (b"", b"hello", whole[:-100], b"\xff" * 200):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="not a .safetensors file of ecgbook"):
+            storage.read_safetensors(path)
+    safetensors.torch.save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="not a .safetensors file of ecgbook"):
+        storage.read_safetensors(path)
+
+
+def test_json_is_strict_and_whole(tmp_path):
+    path = storage.write_json(
+        tmp_path / "a" / "x.json",
+        {"nan": float("nan"), "array": np.arange(3), "number": np.float32(0.5), 5: (1, "é")},
+    )
+    wanted = {"nan": None, "array": [0, 1, 2], "number": 0.5, "5": [1, "é"]}
+    assert json.loads(path.read_text(encoding="utf-8")) == wanted
+    with pytest.raises(ValueError):
+        storage.write_json(path, {"x": float("inf")})
+    assert json.loads(path.read_text(encoding="utf-8")) == wanted
