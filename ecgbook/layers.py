@@ -1,0 +1,114 @@
+"""The named seams of every model: scaling, batch normalization over signal only, masked mean.
+
+Every step that is not a plain convolution or matrix product has a class of its own here, so that
+a reader can find it by name and an explanation method can put its own rule in its place.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+
+class Scale(nn.Module):
+    """Divide millivolts by a fixed constant, the first layer of every model.
+
+    A constant, unlike a z-score, keeps the ratios between leads and gives perturbations a unit.
+
+    Parameters
+    ----------
+    unit_mv : float
+        The amplitude in mV that becomes 1. The default, 0.25 mV, is about the standard deviation
+        of a lead in a filtered adult ECG.
+    """
+
+    def __init__(self, unit_mv: float = 0.25):
+        super().__init__()
+        if not unit_mv > 0:
+            raise ValueError(f"unit_mv={unit_mv!r} found, a positive number of mV wanted")
+        self.unit_mv = unit_mv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` in mV, any shape, to the model's unit."""
+        return x / self.unit_mv
+
+    def extra_repr(self) -> str:
+        """Show the constant in ``print(model)``."""
+        return f"unit_mv={self.unit_mv}"
+
+
+class MaskedBatchNorm1d(nn.BatchNorm1d):
+    """Batch normalization whose statistics count only positions that hold signal.
+
+    Parameters and state are those of ``torch.nn.BatchNorm1d``. In training, mean and variance are
+    taken over the masked-in positions of the whole batch, on every process of a distributed run
+    (also on CPU, where ``torch.nn.SyncBatchNorm`` does not work). In evaluation the layer is the
+    usual fixed affine map and ignores the mask.
+
+    Source: Ioffe and Szegedy (2015), arXiv:1502.03167.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize each channel.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, channels, length), float
+        mask : Tensor, shape (batch, length), bool, optional
+            True where the position holds signal; everywhere, if omitted.
+
+        Returns
+        -------
+        Tensor, shape (batch, channels, length)
+            Positions outside the mask are normalized too, but do not count.
+        """
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not self.training or (mask is None and not distributed):
+            return super().forward(x)
+        weight = torch.ones_like(x[:, :1]) if mask is None else mask[:, None].to(x.dtype)
+        # Fold the count in with the sums, so that one exchange between processes is enough.
+        first = torch.cat([(x * weight).sum((0, 2)), weight.sum().reshape(1)])
+        first = _sum_over_processes(first, distributed)
+        count = first[-1].clamp(min=1)
+        mean = first[:-1] / count
+        centered = x - mean[:, None]
+        second = _sum_over_processes((centered.square() * weight).sum((0, 2)), distributed)
+        variance = second / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            unbiased = variance * count / (count - 1).clamp(min=1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centered * scale[:, None] + self.bias[:, None]
+
+
+def _sum_over_processes(x: Tensor, distributed: bool) -> Tensor:
+    if not distributed:
+        return x
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x)
+
+
+class MaskedMean(nn.Module):
+    """Average over the tokens that see signal, whatever the padding around them."""
+
+    def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+        """Pool tokens to one vector a record.
+
+        Parameters
+        ----------
+        tokens : Tensor, shape (batch, tokens, d_model), float
+        token_mask : Tensor, shape (batch, tokens), bool
+            True where the token sees signal.
+
+        Returns
+        -------
+        Tensor, shape (batch, d_model)
+            Zero for a record without any valid token.
+        """
+        weight = token_mask.to(tokens.dtype)
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
+        return (tokens * weight[..., None]).sum(1)
