@@ -1,0 +1,153 @@
+"""The command line: ``python -m ecgbook download | train | evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from . import evaluation, models, physionet, splits, synthetic
+from .data import ECGDataset, from_folder, from_records
+from .labels import POLICIES, RHYTHMS
+from .preprocessing import Preprocessing
+from .storage import write_json
+from .training import Recipe, fit
+
+SOURCE_HELP = "'synthetic', or a folder with manifest.csv as 'download' makes it"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Words of the command line; by default those of the process.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, FileNotFoundError, physionet.DownloadError) as error:
+        print(f"ecgbook {options.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ecgbook",
+        description="Fetch ECGs, train and evaluate the models of the ECG book. "
+        "For teaching, not for diagnosis.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    download = commands.add_parser("download", help="fetch the book's real ECGs from PhysioNet")
+    download.add_argument("--folder", type=Path, default=Path("ecgdata"), help="default: ecgdata")
+    download.add_argument("--list", type=Path, help="default: experiments/records.csv")
+    download.add_argument("--jobs", type=int, default=8, help="downloads at once; default: 8")
+    download.set_defaults(run=_download)
+
+    train = commands.add_parser("train", help="train a model")
+    _add_source(train)
+    train.add_argument("--preset", choices=models.PRESETS, default="tutorial")
+    train.add_argument("--out", type=Path, default=Path("runs/cnn"), help="default: runs/cnn")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    for name in ("epochs", "batch_size", "learning_rate", "patience", "positive_weight"):
+        default = getattr(Recipe, name)
+        option = f"--{name.replace('_', '-')}"
+        train.add_argument(option, type=type(default), default=default, help=f"default: {default}")
+    train.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="score a trained model")
+    evaluate.add_argument("model", type=Path, help="a model.safetensors that 'train' wrote")
+    _add_source(evaluate)
+    evaluate.add_argument("--part", choices=("train", "valid", "test", "all"), default="test")
+    evaluate.add_argument("--json", type=Path, help="also write the scores to this file")
+    evaluate.set_defaults(run=_evaluate)
+    return parser
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", default="synthetic", help=f"{SOURCE_HELP}; default: synthetic")
+    parser.add_argument("--records", type=int, default=2000, help="synthetic records to make")
+    parser.add_argument("--policy", choices=POLICIES, default="extended", help="of the labels")
+    parser.add_argument("--seed", type=int, default=0, help="of records, split and training")
+
+
+def _dataset(options: argparse.Namespace, preprocessing: Preprocessing) -> ECGDataset:
+    if options.data != "synthetic":
+        return from_folder(options.data, preprocessing, options.policy).distinct()
+    return from_records(synthetic.make_records(options.records, options.seed), preprocessing)
+
+
+def _download(options: argparse.Namespace) -> None:
+    records = physionet.read_list(options.list or physionet.default_list())
+    physionet.download(options.folder, records, jobs=options.jobs)
+    print(f"The records are in {options.folder}; export ECGBOOK_DATA={options.folder.resolve()}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    recipe = Recipe(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        patience=options.patience,
+        positive_weight=options.positive_weight,
+        precision=options.precision,
+        seed=options.seed,
+    )
+    dataset = _dataset(options, models.PREPROCESSING[options.preset])
+    train, valid, _ = splits.split_by_patient(dataset, seed=options.seed)
+    torch.manual_seed(options.seed)
+    model = models.CNNBaseline(**models.PRESETS[options.preset])
+    about = {"data": options.data, "policy": options.policy, "split_seed": options.seed}
+    if options.data == "synthetic":
+        about["synthetic_records"] = options.records
+    bundle = fit(model, train, valid, recipe, options.out, options.resume, about=about)
+    best = bundle.card["epochs"][bundle.card["best_epoch"]]
+    print(
+        f"{options.out / 'model.safetensors'}: epoch {best['epoch'] + 1} of "
+        f"{len(bundle.card['epochs'])} kept, validation macro-AUROC {best['valid_auroc']:.3f} "
+        f"({options.data} records)"
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    bundle = models.load(options.model)
+    dataset = _dataset(options, bundle.preprocessing)
+    if options.part != "all":
+        trained_on = {"data": options.data, "policy": options.policy, "split_seed": options.seed}
+        if options.data == "synthetic":
+            trained_on["synthetic_records"] = options.records
+        differing = [k for k, v in trained_on.items() if bundle.card.get(k) != v]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{options.model} was trained with {name}={bundle.card.get(name)!r}, "
+                f"{trained_on[name]!r} found; its {options.part} part exists only there. "
+                "Use --part all to score every record of other data"
+            )
+        parts = splits.split_by_patient(dataset, seed=options.seed)
+        dataset = parts[("train", "valid", "test").index(options.part)]
+    scores = evaluation.evaluate(
+        dataset, evaluation.predict(bundle.model, dataset), bundle.thresholds
+    )
+    print(f"{options.part} part of {options.data}: {scores['records']} records, 95 % intervals")
+    print(f"{'':6}{'positive':>9}{'AUROC':>24}{'AUPRC':>24}{'F1':>24}")
+    for name in ("macro", *RHYTHMS):
+        count = scores["positives"].get(name, "")
+        cells = "".join(f"{_cell(scores[m][name]):>24}" for m in ("auroc", "auprc", "f1"))
+        print(f"{name:6}{count:>9}{cells}")
+    if options.json:
+        write_json(options.json, {"model": str(options.model), "part": options.part} | scores)
+
+
+def _cell(interval: list[float]) -> str:
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*interval)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Predictions of a model on a data set, and their scores with intervals."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import metrics
+from .data import ECGDataset
+from .labels import RHYTHMS
+
+
+@torch.no_grad()
+def predict(model: nn.Module, dataset: ECGDataset, batch_size: int = 64) -> np.ndarray:
+    """Compute the probabilities of all labels for every record.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On any device; its training mode is restored afterwards.
+    dataset : ECGDataset
+    batch_size : int
+
+    Returns
+    -------
+    ndarray, shape (n, n_classes), float32
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        parts = [
+            torch.sigmoid(model(batch["x"].to(device), batch["mask"].to(device)).float()).cpu()
+            for batch in dataset.loader(batch_size)
+        ]
+    finally:
+        model.train(was_training)
+    return torch.cat(parts).numpy() if parts else np.zeros((0, len(RHYTHMS)), np.float32)
+
+
+def evaluate(
+    dataset: ECGDataset,
+    probabilities: np.ndarray,
+    thresholds: np.ndarray,
+    n_draws: int = 1000,
+    seed: int = 0,
+) -> dict:
+    """Score predictions, with 95 % intervals from a bootstrap over patients.
+
+    Parameters
+    ----------
+    dataset : ECGDataset
+        The records that were predicted.
+    probabilities : ndarray, shape (n, 5)
+        As `predict` returns them.
+    thresholds : ndarray, shape (5,)
+        Chosen on other data.
+    n_draws : int
+        Bootstrap draws.
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``records``, ``positives`` by rhythm, and for each of ``auroc``, ``auprc``, ``f1``, ``ece``
+        and ``brier``: ``macro`` and every rhythm as ``[value, low, high]``; ``challenge`` likewise.
+        Values that cannot be computed are NaN.
+    """
+    thresholds = np.asarray(thresholds)
+    scores: dict = {
+        "records": len(dataset),
+        "positives": {
+            rhythm: int(count)
+            for rhythm, count in zip(RHYTHMS, (dataset.y * dataset.y_mask).sum(0), strict=True)
+        },
+    }
+    draw = partial(
+        metrics.bootstrap,
+        y=dataset.y,
+        p=probabilities,
+        mask=dataset.y_mask,
+        groups=dataset.groups,
+        n_draws=n_draws,
+        seed=seed,
+    )
+    by_name = {
+        "auroc": metrics.auroc,
+        "auprc": metrics.auprc,
+        "f1": partial(metrics.f1, thresholds=thresholds),
+        "ece": metrics.ece,
+        "brier": metrics.brier,
+    }
+    for name, metric in by_name.items():
+        each, mean = draw(metric), draw(metric, average=True)
+        scores[name] = {"macro": [mean.value, mean.low, mean.high]} | {
+            rhythm: [float(v) for v in row]
+            for rhythm, *row in zip(RHYTHMS, each.value, each.low, each.high, strict=True)
+        }
+    challenge = draw(partial(metrics.challenge_score, thresholds=thresholds))
+    scores["challenge"] = [challenge.value, challenge.low, challenge.high]
+    return scores

@@ -1,0 +1,398 @@
+"""Training: one recipe, one loop, checkpoints that survive a kill at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import metrics
+from .data import ECGDataset
+from .evaluation import predict
+from .models import Bundle, save
+from .storage import read_safetensors, write_json, write_safetensors
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; stored with the model.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the training set, at most.
+    batch_size : int
+        Records a step, over all processes together.
+    learning_rate : float
+        Peak of the schedule: linear warm-up, then half a cosine down to zero.
+    warmup : float
+        Share of all steps that the warm-up takes.
+    weight_decay : float
+        AdamW's, on matrices and kernels only; biases and normalization weights are left alone.
+    clip_norm : float
+        Largest norm of a gradient.
+    patience : int
+        Epochs without a better validation score after which training stops.
+    positive_weight : float
+        Weight of the positive labels of a class is (negatives / positives) to this power:
+        0 treats all labels alike, 1 gives both sides of every class the same total.
+    precision : {"no", "bf16", "fp16"}
+        Mixed precision of the forward pass, as accelerate names it.
+    seed : int
+        Fixes the order of records and the dropout. The weights a model starts from are the
+        caller's: ``torch.manual_seed`` before building it.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    patience: int = 6
+    positive_weight: float = 0.0
+    precision: str = "no"
+    seed: int = 0
+
+    def __post_init__(self):
+        wanted = {
+            "epochs": self.epochs >= 1,
+            "batch_size": self.batch_size >= 1,
+            "learning_rate": self.learning_rate > 0,
+            "warmup": 0 <= self.warmup < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "clip_norm": self.clip_norm > 0,
+            "patience": self.patience >= 1,
+            "positive_weight": 0 <= self.positive_weight <= 1,
+            "precision": self.precision in ("no", "bf16", "fp16"),
+        }
+        if wrong := [name for name, right in wanted.items() if not right]:
+            name = wrong[0]
+            raise ValueError(f"{name}={getattr(self, name)!r} found; see Recipe for its range")
+
+
+def multilabel_loss(
+    logits: Tensor, y: Tensor, y_mask: Tensor, positive_weight: Tensor | None = None
+) -> Tensor:
+    """Compute the mean binary cross-entropy over the labels that can be trusted.
+
+    Parameters
+    ----------
+    logits, y : Tensor, shape (batch, n_classes), float
+    y_mask : Tensor, shape (batch, n_classes), bool
+        False where a label is doubtful; it adds nothing.
+    positive_weight : Tensor, shape (n_classes,), optional
+
+    Returns
+    -------
+    Tensor, scalar, float32
+        Sum over trusted labels divided by ``batch * n_classes``, so that the mean over equal
+        parts of a batch is the loss of the whole.
+    """
+    loss = F.binary_cross_entropy_with_logits(
+        logits.float(), y, pos_weight=positive_weight, reduction="none"
+    )
+    return (loss * y_mask).sum() / y_mask.numel()
+
+
+def fit(
+    model: nn.Module,
+    train: ECGDataset,
+    valid: ECGDataset,
+    recipe: Recipe,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    on_epoch: Callable[[dict], None] | None = None,
+    about: dict | None = None,
+) -> Bundle:
+    """Train a model; keep the epoch that is best on the validation set.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Called as ``model(x, mask)``; trained in place and left with its best weights.
+    train, valid : ECGDataset
+        Early stopping, the choice of the epoch and the thresholds use `valid` and nothing else.
+    recipe : Recipe
+    folder : str or Path, optional
+        Where to write ``last.safetensors`` (everything needed to go on) after every epoch, and
+        ``model.safetensors`` and ``training.json`` at the end. Each file is whole or not there.
+    resume : bool
+        Go on from ``last.safetensors`` if there is one. On a CPU the result is, bit for bit,
+        that of a run that was never interrupted.
+    progress : bool
+        Show a progress bar.
+    on_epoch : callable, optional
+        Called after each epoch, when its checkpoint is written, with the epoch's row.
+    about : dict, optional
+        Added to the card, such as where the records come from.
+
+    Returns
+    -------
+    Bundle
+        Model in evaluation mode, preprocessing, thresholds, and a card that holds the recipe and
+        a row for every epoch.
+
+    Raises
+    ------
+    ValueError
+        If the two sets were prepared differently or share a group, the training set is empty,
+        the validation set has no class with both kinds of labels, the loss is not finite, or
+        `resume` finds a run with another recipe or other data.
+    """
+    _check_sets(train, valid)
+    accelerator = Accelerator(mixed_precision=recipe.precision)
+    if recipe.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"batch_size={recipe.batch_size} found, a multiple of the "
+            f"{accelerator.num_processes} processes wanted"
+        )
+    batch_size = min(recipe.batch_size, len(train))
+    optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate)
+    parallel, optimizer = accelerator.prepare(model, optimizer)
+    run = _Run(model, optimizer, recipe, _fingerprint(train, valid))
+    if folder is not None:
+        folder = Path(folder)
+        if resume and (folder / "last.safetensors").is_file():
+            run.restore(folder / "last.safetensors", accelerator)
+    n_steps = len(train) // batch_size
+    weight = _positive_weight(train, recipe.positive_weight).to(accelerator.device)
+    bar = tqdm(
+        total=recipe.epochs * n_steps,
+        initial=run.epoch * n_steps,
+        desc="training",
+        unit="step",
+        disable=not (progress and accelerator.is_main_process),
+    )
+    with bar, torch.random.fork_rng():
+        while run.epoch < recipe.epochs and not run.out_of_patience:
+            started = time.perf_counter()
+            order = recipe.seed * 100_003 + run.epoch
+            torch.manual_seed(order)
+            loader = prepare_data_loader(
+                train.loader(batch_size, shuffle=True, seed=order, drop_last=True),
+                device=accelerator.device,
+                num_processes=accelerator.num_processes,
+                process_index=accelerator.process_index,
+                split_batches=True,
+                put_on_device=True,
+            )
+            model.train()
+            total = torch.zeros((), device=accelerator.device)
+            for step, batch in enumerate(loader, start=run.epoch * n_steps):
+                share = _schedule(step, recipe.epochs * n_steps, recipe.warmup)
+                for group in optimizer.param_groups:
+                    group["lr"] = share * recipe.learning_rate
+                logits = parallel(batch["x"], batch["mask"])
+                loss = multilabel_loss(logits, batch["y"], batch["y_mask"], weight)
+                accelerator.backward(loss)
+                accelerator.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                total += loss.detach()
+                bar.update()
+            train_loss = (accelerator.reduce(total, "mean") / n_steps).item()
+            if not math.isfinite(train_loss):
+                raise ValueError(
+                    f"epoch {run.epoch}: training loss {train_loss} found, a finite one wanted; "
+                    f"lower learning_rate={recipe.learning_rate} or check the records"
+                )
+            probabilities = _predict_shared(model, valid, recipe, accelerator)
+            row = {
+                "epoch": run.epoch,
+                "train_loss": train_loss,
+                "valid_loss": _log_loss(valid, probabilities),
+                "valid_auroc": _macro(metrics.auroc, valid, probabilities),
+                "seconds": time.perf_counter() - started,
+            }
+            run.add(row, probabilities)
+            bar.set_postfix(loss=f"{train_loss:.3f}", auroc=f"{row['valid_auroc']:.3f}")
+            if folder is not None and accelerator.is_main_process:
+                run.store(folder / "last.safetensors", accelerator)
+            if on_epoch is not None:
+                on_epoch(row)
+    bundle = run.finish(train, valid, about or {})
+    if folder is not None and accelerator.is_main_process:
+        save(bundle, folder / "model.safetensors")
+        write_json(folder / "training.json", bundle.card)
+    return bundle
+
+
+class _Run:
+    """The state of a training run: everything that an interruption must not lose."""
+
+    def __init__(self, model: nn.Module, optimizer, recipe: Recipe, data: str):
+        self.model, self.optimizer, self.recipe, self.data = model, optimizer, recipe, data
+        self.rows: list[dict] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_epoch = -1
+        self.best_probabilities = np.zeros((0, 0))
+
+    @property
+    def epoch(self) -> int:
+        return len(self.rows)
+
+    @property
+    def out_of_patience(self) -> bool:
+        return bool(self.rows) and self.epoch - 1 - self.best_epoch >= self.recipe.patience
+
+    def add(self, row: dict, probabilities: np.ndarray) -> None:
+        self.rows.append(row)
+        scores = [r["valid_auroc"] for r in self.rows]
+        if math.isnan(scores[-1]):
+            raise ValueError(
+                "the validation set has no rhythm with both positive and negative records; "
+                "give it more records"
+            )
+        if self.best_epoch < 0 or scores[-1] > scores[self.best_epoch]:
+            self.best_epoch = row["epoch"]
+            self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+            self.best_probabilities = probabilities
+
+    def store(self, path: Path, accelerator: Accelerator) -> None:
+        state = self.optimizer.state_dict()["state"]
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": t for name, t in self.best.items()}
+        tensors |= {
+            f"optimizer.{i}.{name}": torch.as_tensor(value)
+            for i, slots in state.items()
+            for name, value in slots.items()
+        }
+        tensors["best_probabilities"] = torch.from_numpy(self.best_probabilities)
+        header = {
+            "recipe": asdict(self.recipe),
+            "data": self.data,
+            "rows": self.rows,
+            "best_epoch": self.best_epoch,
+            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+        }
+        write_safetensors(path, tensors, header)
+
+    def restore(self, path: Path, accelerator: Accelerator) -> None:
+        tensors, header = read_safetensors(path)
+        mine, theirs = asdict(self.recipe), header["recipe"]
+        differing = [f.name for f in fields(Recipe) if mine[f.name] != theirs.get(f.name)]
+        if differing:
+            name = differing[0]
+            raise ValueError(
+                f"{path}: a run with {name}={theirs.get(name)!r} found, {name}={mine[name]!r} "
+                "wanted; resume with the same recipe or train in another folder"
+            )
+        if header["data"] != self.data:
+            raise ValueError(f"{path}: a run on other records found; train in another folder")
+        parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            if part in parts:
+                parts[part][rest] = tensor
+        slots: dict[int, dict] = {}
+        for name, tensor in parts["optimizer"].items():
+            i, _, slot = name.partition(".")
+            slots.setdefault(int(i), {})[slot] = tensor
+        self.model.load_state_dict(parts["model"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        if accelerator.scaler and header["scaler"]:
+            accelerator.scaler.load_state_dict(header["scaler"])
+        self.best, self.best_epoch = parts["best"], header["best_epoch"]
+        self.best_probabilities = tensors["best_probabilities"].numpy()
+        self.rows = header["rows"]
+
+    def finish(self, train: ECGDataset, valid: ECGDataset, about: dict) -> Bundle:
+        self.model.load_state_dict(self.best)
+        thresholds = metrics.best_thresholds(valid.y, self.best_probabilities, valid.y_mask)
+        card = about | {
+            "recipe": asdict(self.recipe),
+            "records": {"train": len(train), "valid": len(valid)},
+            "databases": sorted(set(map(str, train.databases))),
+            "best_epoch": self.best_epoch,
+            "epochs": self.rows,
+        }
+        return Bundle(self.model.eval(), train.preprocessing, thresholds, card)
+
+
+def _check_sets(train: ECGDataset, valid: ECGDataset) -> None:
+    for name, dataset in (("training", train), ("validation", valid)):
+        if not len(dataset):
+            raise ValueError(f"a {name} set of 0 records found, at least one wanted")
+    if train.preprocessing != valid.preprocessing:
+        raise ValueError(
+            f"training on {train.preprocessing}, validation on {valid.preprocessing} found; "
+            "prepare both in the same way"
+        )
+    shared = np.intersect1d(train.groups, valid.groups)
+    if len(shared):
+        raise ValueError(
+            f"{len(shared)} patients or recordings on both sides found (group {shared[0]}), none "
+            "wanted; split with ecgbook.splits"
+        )
+
+
+def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
+    """Matrices and kernels decay; biases, normalization weights and marked parameters do not."""
+    decay, keep = [], []
+    for parameter in model.parameters():
+        exempt = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
+        (keep if exempt else decay).append(parameter)
+    return [
+        {"params": decay, "weight_decay": recipe.weight_decay},
+        {"params": keep, "weight_decay": 0.0},
+    ]
+
+
+def _schedule(step: int, n_steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at a step: linear up, half a cosine down."""
+    rising = max(1, round(warmup * n_steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, n_steps - rising)))
+
+
+def _positive_weight(train: ECGDataset, power: float) -> Tensor:
+    positive = (train.y * train.y_mask).sum(0)
+    negative = ((1 - train.y) * train.y_mask).sum(0)
+    ratio = np.where(positive > 0, negative / np.maximum(positive, 1), 1.0)
+    return torch.from_numpy((ratio**power).astype(np.float32))
+
+
+def _fingerprint(*datasets: ECGDataset) -> str:
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        digest.update(json.dumps([str(n) for n in dataset.names]).encode())
+        digest.update(np.ascontiguousarray(dataset.y).tobytes())
+        digest.update(json.dumps(dataset.preprocessing.to_dict()).encode())
+    return digest.hexdigest()
+
+
+def _macro(metric: Callable, dataset: ECGDataset, probabilities: np.ndarray) -> float:
+    return float(metrics.macro(metric(dataset.y, probabilities, mask=dataset.y_mask)))
+
+
+def _log_loss(dataset: ECGDataset, probabilities: np.ndarray) -> float:
+    right = np.where(dataset.y > 0, probabilities, 1 - probabilities)
+    return float(-(np.log(np.clip(right, 1e-12, 1)) * dataset.y_mask).mean())
+
+
+def _predict_shared(
+    model: nn.Module, dataset: ECGDataset, recipe: Recipe, accelerator: Accelerator
+) -> np.ndarray:
+    """Predict with every process doing its part; each gets the whole."""
+    parts = np.array_split(np.arange(len(dataset)), accelerator.num_processes)
+    mine = dataset.subset(parts[accelerator.process_index])
+    with accelerator.autocast():
+        probabilities = predict(model, mine, recipe.batch_size)
+    return np.concatenate(gather_object([probabilities]))

@@ -1,0 +1,272 @@
+"""Training: learns, resumes bit for bit, survives kills, and splits over processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from waves import small, waves
+
+from ecgbook import evaluation, storage, training
+from ecgbook.data import ECGDataset
+from ecgbook.models import load
+from ecgbook.preprocessing import Preprocessing
+from ecgbook.training import Recipe, fit, multilabel_loss
+
+HERE = str(Path(__file__).parent)
+
+
+def states_equal(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_loss_is_the_masked_cross_entropy_term_by_term():
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(7, 5)), rng.integers(0, 2, (7, 5))
+    mask, weight = rng.random((7, 5)) < 0.7, rng.random(5) + 0.5
+    total = 0.0
+    for i in range(7):
+        for k in range(5):
+            p = 1 / (1 + np.exp(-z[i, k]))
+            term = -weight[k] * np.log(p) if y[i, k] else -np.log(1 - p)
+            total += term * mask[i, k]
+    tensors = [torch.tensor(v) for v in (z, y.astype(float), mask, weight)]
+    assert multilabel_loss(*tensors).item() == pytest.approx(total / 35, abs=1e-6)
+
+
+def test_a_doubtful_label_has_no_gradient():
+    z = torch.zeros(2, 5, requires_grad=True)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    mask[1, 2] = False
+    multilabel_loss(z, torch.ones(2, 5), mask).backward()
+    assert z.grad[1, 2] == 0
+    assert (z.grad[mask] != 0).all()
+
+
+def test_schedule_rises_to_one_and_falls_to_zero():
+    values = [training._schedule(step, 100, 0.1) for step in range(100)]
+    assert values[9] == 1.0 and values[0] == pytest.approx(0.1)
+    assert all(a < b for a, b in zip(values[:9], values[1:10], strict=True))
+    assert all(a >= b for a, b in zip(values[10:], values[11:], strict=False))
+    assert values[-1] < 1e-3
+
+
+def test_biases_and_norms_are_not_decayed():
+    model = small()
+    decay, keep = training._parameter_groups(model, Recipe())
+    assert {p.ndim for p in decay["params"]} == {2, 3}
+    assert {p.ndim for p in keep["params"]} == {1}
+    assert keep["weight_decay"] == 0 and decay["weight_decay"] > 0
+    n = len(decay["params"]) + len(keep["params"])
+    assert n == len(list(model.parameters()))
+
+
+def test_it_learns_and_keeps_the_best_epoch(tmp_path):
+    train, valid, test = waves(192), waves(64, 1000), waves(128, 2000)
+    recipe = Recipe(epochs=12, batch_size=32, learning_rate=1e-2)
+    bundle = fit(small(), train, valid, recipe, folder=tmp_path, progress=False)
+    rows = bundle.card["epochs"]
+    assert bundle.card["best_epoch"] == int(np.argmax([r["valid_auroc"] for r in rows]))
+    kept = evaluation.predict(bundle.model, valid)
+    auroc = training._macro(training.metrics.auroc, valid, kept)
+    assert auroc == pytest.approx(rows[bundle.card["best_epoch"]]["valid_auroc"], abs=1e-6)
+    fresh = training._macro(training.metrics.auroc, test, evaluation.predict(bundle.model, test))
+    untrained = training._macro(training.metrics.auroc, test, evaluation.predict(small(), test))
+    assert fresh > 0.9 > untrained
+    again = load(tmp_path / "model.safetensors")
+    assert states_equal(again.model, bundle.model)
+    assert again.preprocessing == train.preprocessing
+    np.testing.assert_array_equal(again.thresholds, bundle.thresholds)
+    assert json.loads((tmp_path / "training.json").read_text())["best_epoch"] >= 0
+
+
+def test_early_stopping_looks_at_validation_only():
+    train, valid = waves(64), waves(32, 1000)
+    rng = np.random.default_rng(0)
+    noise = ECGDataset(**{**vars(valid), "y": rng.permuted(valid.y, axis=0)})
+    recipe = Recipe(epochs=40, batch_size=32, learning_rate=1e-2, patience=2)
+    bundle = fit(small(), train, noise, recipe, progress=False)
+    assert len(bundle.card["epochs"]) == bundle.card["best_epoch"] + 3 < 40
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(n):
+    def on_epoch(row):
+        if row["epoch"] == n - 1:
+            raise Stopped
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_an_interrupted_run_equals_a_straight_one_bit_for_bit(tmp_path, stop):
+    train, valid = waves(96), waves(48, 1000)
+    recipe = Recipe(epochs=4, batch_size=16, learning_rate=5e-3)
+    straight = fit(small(), train, valid, recipe, progress=False)
+    with pytest.raises(Stopped):
+        fit(small(), train, valid, recipe, tmp_path, progress=False, on_epoch=stop_after(stop))
+    torch.manual_seed(99)  # whatever the generator holds by now must not matter
+    resumed = fit(small(7), train, valid, recipe, tmp_path, resume=True, progress=False)
+    assert len(resumed.card["epochs"]) == 4
+    assert states_equal(straight.model, resumed.model)
+    losses = [[r["train_loss"] for r in b.card["epochs"]] for b in (straight, resumed)]
+    assert losses[0] == losses[1]
+    np.testing.assert_array_equal(straight.thresholds, resumed.thresholds)
+
+
+def test_training_leaves_the_global_generator_alone():
+    model = small(5)
+    state = torch.get_rng_state()
+    fit(model, waves(32), waves(16, 1000), Recipe(epochs=1), progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_resume_refuses_another_recipe_and_other_records(tmp_path):
+    train, valid = waves(32), waves(16, 1000)
+    fit(small(), train, valid, Recipe(epochs=1), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="epochs=1 found, epochs=2 wanted"):
+        fit(small(), train, valid, Recipe(epochs=2), tmp_path, resume=True, progress=False)
+    with pytest.raises(ValueError, match="other records"):
+        fit(small(), waves(33), valid, Recipe(epochs=1), tmp_path, resume=True, progress=False)
+
+
+def test_bad_sets_and_recipes_are_refused_by_name():
+    train, valid = waves(32), waves(16, 1000)
+    with pytest.raises(ValueError, match="on both sides"):
+        fit(small(), train, waves(16, 20), Recipe(epochs=1), progress=False)
+    other = ECGDataset(**{**vars(valid), "preprocessing": Preprocessing(fs_hz=250)})
+    with pytest.raises(ValueError, match="prepare both in the same way"):
+        fit(small(), train, other, Recipe(epochs=1), progress=False)
+    with pytest.raises(ValueError, match="training set of 0 records"):
+        fit(small(), train.subset([]), valid, Recipe(epochs=1), progress=False)
+    silent = ECGDataset(**{**vars(valid), "y": np.zeros_like(valid.y)})
+    with (
+        pytest.raises(ValueError, match="no rhythm with both"),
+        pytest.warns(training.metrics.AbsentClassWarning),
+    ):
+        fit(small(), train, silent, Recipe(epochs=1), progress=False)
+    for field, value in (("epochs", 0), ("warmup", 1.0), ("precision", "half"), ("patience", 0)):
+        with pytest.raises(ValueError, match=f"{field}={value!r}"):
+            Recipe(**{field: value})
+
+
+def test_a_diverging_run_is_stopped_and_said():
+    train = waves(32)
+    train.x[0, 10, 3] = np.inf
+    with pytest.raises(ValueError, match="training loss nan found"):
+        fit(small(), train, waves(16, 1000), Recipe(epochs=1), progress=False)
+
+
+KILLED = textwrap.dedent(
+    """
+    import torch
+    from waves import small, waves
+    import os, sys
+    from ecgbook.training import Recipe, fit
+    torch.set_num_threads(1)
+    train, valid, recipe = waves(32), waves(16, 1000), Recipe(epochs=100_000, patience=100_000)
+    print("ready", flush=True)
+    for line in sys.stdin:  # one child for every line: fork is quick, importing torch is not
+        child = os.fork()
+        if not child:
+            fit(small(), train, valid, recipe, line.strip(), resume=True, progress=False)
+            os._exit(1)
+        print(child, flush=True)
+        print(os.waitpid(child, 0)[1], flush=True)
+    """
+)
+
+
+def test_a_kill_at_any_moment_leaves_a_readable_checkpoint(tmp_path):
+    rng = np.random.default_rng(0)
+    script = tmp_path / "train.py"
+    script.write_text(KILLED)
+    folder = tmp_path / "run"
+    checkpoint = folder / "last.safetensors"
+    parent = subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": HERE},
+    )
+    epochs = []
+    try:
+        assert parent.stdout.readline() == "ready\n"
+        for _ in range(24):
+            parent.stdin.write(f"{folder}\n")
+            parent.stdin.flush()
+            child = int(parent.stdout.readline())
+            known, deadline = epochs[-1] if epochs else 0, time.monotonic() + 60
+            while _epochs(checkpoint) <= known and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0, 0.2))
+            os.kill(child, signal.SIGKILL)
+            assert int(parent.stdout.readline()) == signal.SIGKILL
+            epochs.append(_epochs(checkpoint))
+    finally:
+        parent.stdin.close()
+        parent.wait(timeout=30)
+    assert all(a < b for a, b in zip(epochs, epochs[1:], strict=False)), epochs
+    assert {p.name for p in folder.iterdir()} <= {"last.safetensors", "last.safetensors.part"}
+
+
+def _epochs(checkpoint):
+    if not checkpoint.exists():
+        return 0
+    tensors, header = storage.read_safetensors(checkpoint)
+    small().load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    return len(header["rows"])
+
+
+DISTRIBUTED = textwrap.dedent(
+    """
+    import torch
+    from waves import small, waves
+    import json, sys
+    from accelerate import Accelerator
+    from ecgbook.training import Recipe, fit
+    torch.set_num_threads(1)
+    train, valid = waves(64), waves(31, 1000)
+    model = small(dropout=0.0)
+    recipe = Recipe(epochs=3, batch_size=16, learning_rate=5e-3)
+    bundle = fit(model, train, valid, recipe, progress=False)
+    if Accelerator().is_main_process:
+        json.dump([Accelerator().num_processes, bundle.card["epochs"]], open(sys.argv[1], "w"))
+    """
+)
+
+
+def test_two_gloo_processes_give_the_loss_of_one(tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(DISTRIBUTED)
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": HERE,
+    }
+    rows = {}
+    for n in (1, 2):
+        out = tmp_path / f"{n}.json"
+        command = [sys.executable]
+        if n > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+        subprocess.run([*command, script, out], env=environment, check=True, timeout=300)
+        processes, rows[n] = json.loads(out.read_text())
+        assert processes == n
+    assert len(rows[1]) == 3
+    for one, two in zip(rows[1], rows[2], strict=True):
+        assert two["train_loss"] == pytest.approx(one["train_loss"], abs=1e-5)
+        assert two["valid_loss"] == pytest.approx(one["valid_loss"], abs=1e-5)
