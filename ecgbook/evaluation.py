@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from . import metrics
+from .bootstrap import bootstrap
 from .data import ECGDataset
 from .labels import RHYTHMS
 
@@ -56,8 +57,8 @@ def evaluate(
         The records that were predicted.
     probabilities : ndarray, shape (n, 5)
         As `predict` returns them.
-    thresholds : ndarray, shape (5,)
-        Chosen on other data.
+    thresholds : ndarray, shape (5,) or (n, 5)
+        Chosen on other data; one row a record where several models made the predictions.
     n_draws : int
         Bootstrap draws.
     seed : int
@@ -69,7 +70,7 @@ def evaluate(
         and ``brier``: ``macro`` and every rhythm as ``[value, low, high]``; ``challenge`` likewise.
         Values that cannot be computed are NaN.
     """
-    thresholds = np.asarray(thresholds)
+    calls = (probabilities >= np.asarray(thresholds)).astype(float)
     scores: dict = {
         "records": len(dataset),
         "positives": {
@@ -78,27 +79,26 @@ def evaluate(
         },
     }
     draw = partial(
-        metrics.bootstrap,
+        bootstrap,
         y=dataset.y,
-        p=probabilities,
         mask=dataset.y_mask,
         groups=dataset.groups,
         n_draws=n_draws,
         seed=seed,
     )
     by_name = {
-        "auroc": metrics.auroc,
-        "auprc": metrics.auprc,
-        "f1": partial(metrics.f1, thresholds=thresholds),
-        "ece": metrics.ece,
-        "brier": metrics.brier,
+        "auroc": (metrics.auroc, probabilities),
+        "auprc": (metrics.auprc, probabilities),
+        "f1": (partial(metrics.f1, thresholds=0.5), calls),
+        "ece": (metrics.ece, probabilities),
+        "brier": (metrics.brier, probabilities),
     }
-    for name, metric in by_name.items():
-        each, mean = draw(metric), draw(metric, average=True)
+    for name, (metric, p) in by_name.items():
+        each, mean = draw(metric, p=p), draw(metric, p=p, average=True)
         scores[name] = {"macro": [mean.value, mean.low, mean.high]} | {
             rhythm: [float(v) for v in row]
             for rhythm, *row in zip(RHYTHMS, each.value, each.low, each.high, strict=True)
         }
-    challenge = draw(partial(metrics.challenge_score, thresholds=thresholds))
+    challenge = draw(partial(metrics.challenge_score, thresholds=0.5), p=calls)
     scores["challenge"] = [challenge.value, challenge.low, challenge.high]
     return scores

@@ -94,3 +94,27 @@ def _plain(value):
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def experiment_file(name: str) -> Path:
+    """Return the path of a file of the book's ``experiments`` folder.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"results/ladder.json"``; found in a clone of the book and in an installed
+        package alike.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file; the message says how to make a result.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in (here.parent / "experiments", here / "experiments"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"experiments/{name}: no such file beside or in {here}; results are written by the "
+        "scripts in experiments/, each named for its result"
+    )

@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from tqdm.auto import tqdm
 from . import metrics
 from .data import ECGDataset
 from .evaluation import predict
+from .labels import RHYTHMS
 from .models import Bundle, save
 from .storage import read_safetensors, write_json, write_safetensors
 
@@ -150,7 +153,7 @@ def fit(
     Raises
     ------
     ValueError
-        If the two sets were prepared differently or share a group, the training set is empty,
+        If the two sets were prepared differently or share a group, one is empty,
         the validation set has no class with both kinds of labels, the loss is not finite, or
         `resume` finds a run with another recipe or other data.
     """
@@ -253,11 +256,6 @@ class _Run:
     def add(self, row: dict, probabilities: np.ndarray) -> None:
         self.rows.append(row)
         scores = [r["valid_auroc"] for r in self.rows]
-        if math.isnan(scores[-1]):
-            raise ValueError(
-                "the validation set has no rhythm with both positive and negative records; "
-                "give it more records"
-            )
         if self.best_epoch < 0 or scores[-1] > scores[self.best_epoch]:
             self.best_epoch = row["epoch"]
             self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
@@ -314,7 +312,8 @@ class _Run:
 
     def finish(self, train: ECGDataset, valid: ECGDataset, about: dict) -> Bundle:
         self.model.load_state_dict(self.best)
-        thresholds = metrics.best_thresholds(valid.y, self.best_probabilities, valid.y_mask)
+        with _absence_was_said():
+            thresholds = metrics.best_thresholds(valid.y, self.best_probabilities, valid.y_mask)
         card = about | {
             "recipe": asdict(self.recipe),
             "records": {"train": len(train), "valid": len(valid)},
@@ -333,6 +332,21 @@ def _check_sets(train: ECGDataset, valid: ECGDataset) -> None:
         raise ValueError(
             f"training on {train.preprocessing}, validation on {valid.preprocessing} found; "
             "prepare both in the same way"
+        )
+    trusted = valid.y_mask > 0
+    has_both = ((valid.y > 0) & trusted).any(0) & ((valid.y == 0) & trusted).any(0)
+    missing = [rhythm for rhythm, both in zip(RHYTHMS, has_both, strict=True) if not both]
+    if len(missing) == len(RHYTHMS):
+        raise ValueError(
+            "the validation set has no rhythm with both positive and negative records; "
+            "give it more records"
+        )
+    if missing:
+        warnings.warn(
+            f"{', '.join(missing)}: no positives or no negatives among {len(valid)} validation "
+            "records; not in the score that chooses the epoch, and its threshold is 0.5",
+            metrics.AbsentClassWarning,
+            stacklevel=3,
         )
     shared = np.intersect1d(train.groups, valid.groups)
     if len(shared):
@@ -378,8 +392,16 @@ def _fingerprint(*datasets: ECGDataset) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def _absence_was_said():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", metrics.AbsentClassWarning)
+        yield
+
+
 def _macro(metric: Callable, dataset: ECGDataset, probabilities: np.ndarray) -> float:
-    return float(metrics.macro(metric(dataset.y, probabilities, mask=dataset.y_mask)))
+    with _absence_was_said():
+        return float(metrics.macro(metric(dataset.y, probabilities, mask=dataset.y_mask)))
 
 
 def _log_loss(dataset: ECGDataset, probabilities: np.ndarray) -> float:

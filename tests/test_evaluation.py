@@ -40,6 +40,11 @@ def test_scores_are_scikit_learns_and_lie_in_their_intervals(dataset):
         assert scores["auroc"][rhythm][0] == pytest.approx(roc_auc_score(y, p[:, k]))
         assert scores["auprc"][rhythm][0] == pytest.approx(average_precision_score(y, p[:, k]))
         assert scores["f1"][rhythm][0] == pytest.approx(f1_score(y, p[:, k] >= 0.5))
+    by_record = np.where(np.arange(60)[:, None] < 30, 0.4, 0.6)
+    scores["mixed"] = evaluation.evaluate(dataset, p, by_record * np.ones(5), n_draws=20)["f1"]
+    for k, rhythm in enumerate(RHYTHMS):
+        wanted = f1_score(dataset.y[:, k], p[:, k] >= by_record[:, 0])
+        assert scores["mixed"][rhythm][0] == pytest.approx(wanted)
     for name in ("auroc", "auprc", "f1", "ece", "brier"):
         values = [scores[name][rhythm][0] for rhythm in RHYTHMS]
         assert scores[name]["macro"][0] == pytest.approx(np.mean(values))

@@ -151,14 +151,21 @@ def test_bad_sets_and_recipes_are_refused_by_name():
     with pytest.raises(ValueError, match="training set of 0 records"):
         fit(small(), train.subset([]), valid, Recipe(epochs=1), progress=False)
     silent = ECGDataset(**{**vars(valid), "y": np.zeros_like(valid.y)})
-    with (
-        pytest.raises(ValueError, match="no rhythm with both"),
-        pytest.warns(training.metrics.AbsentClassWarning),
-    ):
+    with pytest.raises(ValueError, match="no rhythm with both"):
         fit(small(), train, silent, Recipe(epochs=1), progress=False)
     for field, value in (("epochs", 0), ("warmup", 1.0), ("precision", "half"), ("patience", 0)):
         with pytest.raises(ValueError, match=f"{field}={value!r}"):
             Recipe(**{field: value})
+
+
+def test_a_rhythm_that_validation_lacks_is_said_once():
+    valid = waves(16, 1000)
+    valid.y[:, 2] = 0
+    with pytest.warns(training.metrics.AbsentClassWarning) as said:
+        bundle = fit(small(), waves(32), valid, Recipe(epochs=2), progress=False)
+    assert len(said) == 1 and "AFL: no positives" in str(said[0].message)
+    assert bundle.thresholds[2] == 0.5
+    assert all(0 <= row["valid_auroc"] <= 1 for row in bundle.card["epochs"])
 
 
 def test_a_diverging_run_is_stopped_and_said():

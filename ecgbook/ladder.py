@@ -1,0 +1,127 @@
+"""The ladder of the book: each rung is a model by name and keyword arguments, with its results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from . import models
+from .labels import RHYTHMS
+from .storage import experiment_file
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder.
+
+    Attributes
+    ----------
+    name : str
+        What the step is called in tables.
+    chapter : int
+        The chapter that builds it.
+    model : type
+        A class of `ecgbook.models`.
+    arguments : mapping
+        Its keyword arguments, at tutorial size.
+    """
+
+    name: str
+    chapter: int
+    model: type[nn.Module]
+    arguments: Mapping[str, object]
+
+    def build(self) -> nn.Module:
+        """Make the model, untrained."""
+        return self.model(**self.arguments)
+
+
+RUNGS: tuple[Rung, ...] = (
+    Rung("CNN baseline", 3, models.CNNBaseline, {**models.PRESETS["tutorial"], "n_layers": 4}),
+)
+"""The rungs from the bottom up; a rung's place is the number of its row."""
+
+
+def results() -> dict:
+    """Return what ``experiments/ladder.py`` measured, with its provenance.
+
+    Returns
+    -------
+    dict
+        ``provenance`` and ``rows``: for each rung's name, ``parameters``, ``ms_per_record`` and
+        the scores on ``synthetic`` and ``real`` records.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the experiment has not been run.
+    """
+    return json.loads(experiment_file("results/ladder.json").read_text(encoding="utf-8"))
+
+
+def table(data: str, upto: int = len(RUNGS) - 1) -> str:
+    """Return the ladder's rows as a Markdown table.
+
+    Parameters
+    ----------
+    data : {"synthetic", "real"}
+        Which records the models were trained and tested on.
+    upto : int
+        Number of the last row to show.
+
+    Returns
+    -------
+    str
+        Parameters, time a record, and macro-AUROC, AUPRC and F1, each the mean over seeds with
+        the mean bounds of its 95 % interval.
+    """
+    if data not in ("synthetic", "real"):
+        raise ValueError(f"data={data!r} found, 'synthetic' or 'real' wanted")
+    rows = results()["rows"]
+    lines = [
+        "| row | model | parameters | ms a record | macro-AUROC | macro-AUPRC | macro-F1 |",
+        "|---:|:---|---:|---:|:---|:---|:---|",
+    ]
+    for number, rung in enumerate(RUNGS[: upto + 1]):
+        row = rows[rung.name]
+        cells = " | ".join(interval(row[data][m]["macro"]) for m in ("auroc", "auprc", "f1"))
+        lines.append(
+            f"| {number} | {rung.name} | {row['parameters']:,} | {row['ms_per_record']:.1f} "
+            f"| {cells} |"
+        )
+    return "\n".join(lines)
+
+
+def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
+    """Return one rung's scores by rhythm as a Markdown table.
+
+    Parameters
+    ----------
+    rung : int
+        Number of the row.
+    data : {"synthetic", "real"}
+    rare : int
+        Rhythms with fewer positive records than this are marked with a dagger.
+
+    Returns
+    -------
+    str
+    """
+    scores = results()["rows"][RUNGS[rung].name][data]
+    lines = ["| rhythm | positive records | AUROC | AUPRC | F1 |", "|:---|---:|:---|:---|:---|"]
+    for rhythm in RHYTHMS:
+        count = scores["positives"][rhythm]
+        mark = " †" if count < rare else ""
+        cells = " | ".join(interval(scores[m][rhythm]) for m in ("auroc", "auprc", "f1"))
+        lines.append(f"| {rhythm}{mark} | {count} | {cells} |")
+    return "\n".join(lines)
+
+
+def interval(values: list[float | None]) -> str:
+    """Write ``[value, low, high]`` as ``0.912 [0.890, 0.931]``, or say that it is not defined."""
+    if any(v is None for v in values):
+        return "not defined"
+    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
