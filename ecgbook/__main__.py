@@ -84,7 +84,7 @@ def _dataset(options: argparse.Namespace, preprocessing: Preprocessing) -> ECGDa
 
 
 def _download(options: argparse.Namespace) -> None:
-    records = physionet.read_list(options.list or physionet.default_list())
+    records = physionet.read_list(options.list) if options.list else None
     physionet.download(options.folder, records, jobs=options.jobs)
     print(f"The records are in {options.folder}; export ECGBOOK_DATA={options.folder.resolve()}")
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from . import metrics
 from .bootstrap import bootstrap
-from .data import ECGDataset
+from .data import ECGDataset, trim
 from .labels import RHYTHMS
 
 
@@ -35,7 +35,7 @@ def predict(model: nn.Module, dataset: ECGDataset, batch_size: int = 64) -> np.n
     try:
         parts = [
             torch.sigmoid(model(batch["x"].to(device), batch["mask"].to(device)).float()).cpu()
-            for batch in dataset.loader(batch_size)
+            for batch in map(trim, dataset.loader(batch_size))
         ]
     finally:
         model.train(was_training)

@@ -21,6 +21,8 @@ import pooch
 import requests
 from tqdm import tqdm
 
+from .storage import experiment_file
+
 BASE_URLS: tuple[str, ...] = (
     "https://physionet.org/files/",
     "https://physionet-open.s3.amazonaws.com/",
@@ -76,23 +78,6 @@ class _File:
     project: str
     path: str
     sha256: str
-
-
-def default_list() -> Path:
-    """Return the path of the book's own list, ``experiments/records.csv`` of the repository.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the package was installed without the repository around it.
-    """
-    path = Path(__file__).resolve().parents[1] / "experiments" / "records.csv"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no list of records at {path}: run from a clone of the book's repository, or name"
-            " its experiments/records.csv with --list"
-        )
-    return path
 
 
 def read_list(path: str | Path) -> list[dict[str, str]]:
@@ -166,7 +151,7 @@ def download(
         If the list or an argument is not valid.
     """
     folder = Path(folder)
-    rows = read_list(default_list()) if records is None else list(records)
+    rows = read_list(experiment_file("records.csv")) if records is None else list(records)
     _check_rows(rows, "records")
     if not 1 <= jobs <= 32:
         raise ValueError(f"jobs {jobs} found, 1 to 32 wanted")

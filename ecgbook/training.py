@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import metrics
-from .data import ECGDataset
+from .data import ECGDataset, trim
 from .evaluation import predict
 from .labels import RHYTHMS
 from .models import Bundle, save
@@ -200,6 +200,7 @@ def fit(
                 share = _schedule(step, recipe.epochs * n_steps, recipe.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = share * recipe.learning_rate
+                batch = trim(batch)
                 logits = parallel(batch["x"], batch["mask"])
                 loss = multilabel_loss(logits, batch["y"], batch["y_mask"], weight)
                 accelerator.backward(loss)

@@ -36,8 +36,8 @@ RESULT = HERE / "results" / "ladder.json"
 STEPS = models.PREPROCESSING["tutorial"]
 SEEDS = (0, 1, 2)
 RECIPE = {
-    "synthetic": Recipe(epochs=14, batch_size=32, learning_rate=2e-3, patience=5),
-    "real": Recipe(epochs=20, batch_size=32, learning_rate=2e-3, patience=6, positive_weight=0.5),
+    "synthetic": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6),
+    "real": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6, positive_weight=0.5),
 }
 N_SYNTHETIC = {"train": 2000, "valid": 500, "test": 1000}
 N_FOLDS = 5

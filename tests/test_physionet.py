@@ -15,6 +15,7 @@ import pytest
 
 from ecgbook import physionet
 from ecgbook.physionet import DownloadError, download
+from ecgbook.storage import experiment_file
 
 LEADS = ["i", "ii", "iii", "avr", "avl", "avf", "v1", "v2", "v3", "v4", "v5", "v6"]
 RECORDS = {  # "folder/record": path inside the project, as PhysioNet lays it out
@@ -467,21 +468,15 @@ def test_as_many_connections_as_jobs(server, tmp_path, jobs):
 
 
 def test_the_books_list_is_valid_and_has_every_folder():
-    rows = physionet.read_list(physionet.default_list())
+    rows = physionet.read_list(experiment_file("records.csv"))
     assert {row["folder"] for row in rows} == set(EXTENSIONS)
     projects = {"challenge-2021/1.0.3", "ptb-xl/1.0.3", "ludb/1.0.1"}
     assert {row["project"] for row in rows} == projects
     assert not {"source_repo", "source_path", "source_commit", "note"} & set(rows[0])
 
 
-def test_a_missing_list_says_where_to_get_one(monkeypatch, tmp_path):
-    monkeypatch.setattr(physionet, "__file__", str(tmp_path / "site-packages/ecgbook/physionet.py"))
-    with pytest.raises(FileNotFoundError, match="--list"):
-        physionet.default_list()
-
-
 def test_the_books_list_gives_back_the_folder_of_real_records(ecgdata, tmp_path):
-    rows = physionet.read_list(physionet.default_list())
+    rows = physionet.read_list(experiment_file("records.csv"))
     with (ecgdata / "manifest.csv").open(newline="") as file:
         manifest = {(row["folder"], row["record"]): row for row in csv.DictReader(file)}
     published = {key: row for key, row in manifest.items() if key[0] in EXTENSIONS}

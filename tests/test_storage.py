@@ -61,3 +61,16 @@ def test_json_is_strict_and_whole(tmp_path):
     with pytest.raises(ValueError):
         storage.write_json(path, {"x": float("inf")})
     assert json.loads(path.read_text(encoding="utf-8")) == wanted
+
+
+def test_a_file_of_the_experiments_is_found_in_a_clone_and_beside_an_installed_package(
+    tmp_path, monkeypatch
+):
+    assert storage.experiment_file("records.csv").is_file()
+    package = tmp_path / "site-packages" / "ecgbook"
+    (package / "experiments" / "results").mkdir(parents=True)
+    monkeypatch.setattr(storage, "__file__", str(package / "storage.py"))
+    with pytest.raises(FileNotFoundError, match="results/x.json: no such file beside or in"):
+        storage.experiment_file("results/x.json")
+    (package / "experiments" / "results" / "x.json").touch()
+    assert storage.experiment_file("results/x.json").parent.name == "results"
