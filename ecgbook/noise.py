@@ -1,0 +1,124 @@
+"""Disturbances of a 12-lead ECG, added at the electrodes so that Einthoven's law still holds.
+
+Source: G. B. Moody, W. K. Muldrow, R. G. Mark (1984), "A noise stress test for arrhythmia
+detectors", for the kinds: baseline wander, muscle activity and electrode motion; mains besides.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from scipy import signal
+
+ELECTRODES: tuple[str, ...] = ("RA", "LA", "LL", "V1", "V2", "V3", "V4", "V5", "V6")
+"""The electrodes that pick up noise, all against the right leg."""
+
+ELECTRODES_TO_LEADS = np.zeros((8, 9))
+"""Rows I, II, V1 to V6, columns `ELECTRODES`: the chest leads are against the mean of the limbs."""
+ELECTRODES_TO_LEADS[0, :2] = -1, 1
+ELECTRODES_TO_LEADS[1, [0, 2]] = -1, 1
+ELECTRODES_TO_LEADS[2:, :3] = -1 / 3
+ELECTRODES_TO_LEADS[2:, 3:] = np.eye(6)
+
+_KNOT_S = 0.25
+_CATMULL_ROM = 0.5 * np.array([[0, -1, 2, -1], [2, 0, -5, 3], [0, 1, 4, -3], [0, 0, -1, 1]])
+
+
+def disturbance(
+    samples: int, fs_hz: float, breath_hz: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw the disturbance of one record: every kind, at a level of the record's own.
+
+    Parameters
+    ----------
+    samples : int
+        Length.
+    fs_hz : float
+        Sampling rate.
+    breath_hz : float
+        Respiratory rate, which part of the baseline follows.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Returns
+    -------
+    ndarray, shape (samples, 8), float32
+        Disturbance of the independent leads in mV.
+
+    Notes
+    -----
+    One record in twelve is poor throughout, and one in thirty has an electrode with bad contact.
+    """
+    time_s = np.arange(samples) / fs_hz
+    level = np.exp(0.45 * rng.standard_normal()) * (3.0 if rng.random() < 1 / 12 else 1.0)
+    own = level * np.exp(0.35 * rng.standard_normal((len(ELECTRODES), 1)))
+    if rng.random() < 1 / 30:
+        own[rng.integers(len(ELECTRODES))] *= rng.uniform(5, 12)
+    electrodes = _muscle(time_s, fs_hz, own, rng)  # (electrodes, samples) float32
+    electrodes += _baseline(time_s, breath_hz, own, rng)
+    if rng.random() < 0.25:
+        _motion(electrodes, time_s, level, rng)
+    if rng.random() < 0.35:
+        electrodes += _mains(time_s, fs_hz, rng)
+    return electrodes.T @ ELECTRODES_TO_LEADS.T.astype(np.float32)
+
+
+def _baseline(time_s, breath_hz, own, rng) -> np.ndarray:
+    """Breath, a slow walk, and a floor between 0.5 and 4 Hz."""
+    cell, share = np.divmod(time_s / _KNOT_S, 1)
+    cell = cell.astype(int)
+    knots_s = (np.arange(cell[-1] + 4) - 1) * _KNOT_S
+    steps = rng.standard_normal((2, len(ELECTRODES), len(knots_s)))
+    walk = 0.0045 * signal.lfilter([1.0], [1.0, -0.97], steps[0]) + 0.0045 * steps[1]
+    phase = rng.uniform(0, 2 * np.pi) + 0.4 * rng.standard_normal((len(ELECTRODES), 1))
+    swing = 0.012 * np.exp(0.5 * rng.standard_normal((len(ELECTRODES), 1)))
+    breath = swing * np.sin(2 * np.pi * breath_hz * knots_s + phase)
+    knots = (own * (walk + breath)).astype(np.float32)
+    # Catmull-Rom: a smooth curve through the knots, each piece from the four around it.
+    powers = np.stack([np.ones_like(share), share, share**2, share**3])
+    weights = (_CATMULL_ROM @ powers).astype(np.float32)
+    return sum(np.take(knots, cell + k, axis=1) * weights[k] for k in range(4))
+
+
+@lru_cache(maxsize=8)
+def _muscle_filter(fs_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """First-order filter from 6 Hz to 80 Hz, where the rate allows."""
+    edges, kind = (6.0, "highpass") if fs_hz <= 180 else ((6.0, 80.0), "bandpass")
+    b, a = signal.butter(1, edges, kind, fs=fs_hz)
+    return b.astype(np.float32), a.astype(np.float32)
+
+
+def _muscle(time_s, fs_hz, own, rng) -> np.ndarray:
+    """Broad noise above 8 Hz of one spectral density at any rate, swelling and ebbing."""
+    white = rng.standard_normal((len(ELECTRODES), len(time_s)), dtype=np.float32)
+    scale = 0.00056 * np.sqrt(fs_hz / 2) * own
+    noise = signal.lfilter(*_muscle_filter(fs_hz), white)
+    knots_s = np.arange(0, time_s[-1] + 2, 1.0)
+    swell = np.exp(0.3 * np.interp(time_s, knots_s, rng.standard_normal(len(knots_s))))
+    noise *= swell.astype(np.float32)
+    noise *= scale.astype(np.float32)
+    return noise
+
+
+def _motion(electrodes, time_s, level, rng) -> None:
+    """Add one to three knocks on an electrode: a jump that decays, with a tremble."""
+    for _ in range(rng.integers(1, 4)):
+        start, lasts = rng.uniform(0, time_s[-1]), rng.uniform(0.2, 1.0)
+        since = np.maximum(time_s - start, 0)
+        knock = np.exp(-since / lasts) * (1 - np.exp(-since / 0.05))
+        tremble = 1 + 0.5 * np.sin(2 * np.pi * rng.uniform(1.5, 5) * since + rng.uniform(0, 6))
+        size_mv = 0.10 * level * np.exp(0.5 * rng.standard_normal()) * rng.choice([-1, 1])
+        electrodes[rng.integers(len(ELECTRODES))] += size_mv * knock * tremble
+
+
+def _mains(time_s, fs_hz, rng) -> np.ndarray:
+    """50 or 60 Hz, unlike on every electrode; nothing where the rate is too low for it."""
+    hz = float(rng.choice([50.0, 60.0]))
+    size = 0.0012 * np.exp(0.9 * rng.standard_normal()) * rng.uniform(0.4, 1.6, len(ELECTRODES))
+    phase = rng.uniform(0, 2 * np.pi) + 0.3 * rng.standard_normal(len(ELECTRODES))
+    if hz > 0.45 * fs_hz:
+        return np.zeros((len(ELECTRODES), 1), dtype=np.float32)
+    angle = 2 * np.pi * hz * time_s
+    turn = np.stack([size * np.cos(phase), size * np.sin(phase)], axis=1)
+    return (turn @ np.stack([np.sin(angle), np.cos(angle)])).astype(np.float32)
