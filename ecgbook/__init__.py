@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 _HOMES = {"Bundle": "models", "CNNBaseline": "models", "load": "models"}
 _MODULES = (
-    "bootstrap", "data", "evaluation", "frontend", "groups", "labels", "ladder", "layers",
-    "leads", "metrics", "models", "physionet", "plots", "preprocessing", "records", "splits",
-    "storage", "synthetic", "training",
+    "bootstrap", "checkpoints", "comments", "data", "evaluation", "frontend", "groups", "labels",
+    "ladder", "layers", "leads", "metrics", "models", "physionet", "plots", "preprocessing",
+    "records", "splits", "storage", "synthetic", "training",
 )  # fmt: skip
 __all__ = [*_HOMES, *_MODULES]
 

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,15 @@ from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import metrics
+from .checkpoints import TrainingState
 from .data import ECGDataset, trim
 from .evaluation import predict
 from .labels import RHYTHMS
 from .models import Bundle, save
-from .storage import read_safetensors, write_json, write_safetensors
+from .storage import write_json
 
 
 @dataclass(frozen=True)
@@ -167,24 +168,24 @@ def fit(
     batch_size = min(recipe.batch_size, len(train))
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate)
     parallel, optimizer = accelerator.prepare(model, optimizer)
-    run = _Run(model, optimizer, recipe, _fingerprint(train, valid))
+    state = TrainingState(model, optimizer, asdict(recipe), _fingerprint(train, valid))
     if folder is not None:
         folder = Path(folder)
         if resume and (folder / "last.safetensors").is_file():
-            run.restore(folder / "last.safetensors", accelerator)
+            state.restore(folder / "last.safetensors", accelerator)
     n_steps = len(train) // batch_size
     weight = _positive_weight(train, recipe.positive_weight).to(accelerator.device)
     bar = tqdm(
         total=recipe.epochs * n_steps,
-        initial=run.epoch * n_steps,
+        initial=state.epoch * n_steps,
         desc="training",
         unit="step",
         disable=not (progress and accelerator.is_main_process),
     )
     with bar, torch.random.fork_rng():
-        while run.epoch < recipe.epochs and not run.out_of_patience:
+        while state.epoch < recipe.epochs and not state.out_of_patience:
             started = time.perf_counter()
-            order = recipe.seed * 100_003 + run.epoch
+            order = recipe.seed * 100_003 + state.epoch
             torch.manual_seed(order)
             loader = prepare_data_loader(
                 train.loader(batch_size, shuffle=True, seed=order, drop_last=True),
@@ -196,7 +197,7 @@ def fit(
             )
             model.train()
             total = torch.zeros((), device=accelerator.device)
-            for step, batch in enumerate(loader, start=run.epoch * n_steps):
+            for step, batch in enumerate(loader, start=state.epoch * n_steps):
                 share = _schedule(step, recipe.epochs * n_steps, recipe.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = share * recipe.learning_rate
@@ -212,117 +213,42 @@ def fit(
             train_loss = (accelerator.reduce(total, "mean") / n_steps).item()
             if not math.isfinite(train_loss):
                 raise ValueError(
-                    f"epoch {run.epoch}: training loss {train_loss} found, a finite one wanted; "
+                    f"epoch {state.epoch}: training loss {train_loss} found, a finite one wanted; "
                     f"lower learning_rate={recipe.learning_rate} or check the records"
                 )
             probabilities = _predict_shared(model, valid, recipe, accelerator)
             row = {
-                "epoch": run.epoch,
+                "epoch": state.epoch,
                 "train_loss": train_loss,
                 "valid_loss": _log_loss(valid, probabilities),
                 "valid_auroc": _macro(metrics.auroc, valid, probabilities),
                 "seconds": time.perf_counter() - started,
             }
-            run.add(row, probabilities)
+            state.add(row, probabilities)
             bar.set_postfix(loss=f"{train_loss:.3f}", auroc=f"{row['valid_auroc']:.3f}")
             if folder is not None and accelerator.is_main_process:
-                run.store(folder / "last.safetensors", accelerator)
+                state.store(folder / "last.safetensors", accelerator)
             if on_epoch is not None:
                 on_epoch(row)
-    bundle = run.finish(train, valid, about or {})
+    bundle = _finish(state, train, valid, about or {})
     if folder is not None and accelerator.is_main_process:
         save(bundle, folder / "model.safetensors")
         write_json(folder / "training.json", bundle.card)
     return bundle
 
 
-class _Run:
-    """The state of a training run: everything that an interruption must not lose."""
-
-    def __init__(self, model: nn.Module, optimizer, recipe: Recipe, data: str):
-        self.model, self.optimizer, self.recipe, self.data = model, optimizer, recipe, data
-        self.rows: list[dict] = []
-        self.best: dict[str, Tensor] = {}
-        self.best_epoch = -1
-        self.best_probabilities = np.zeros((0, 0))
-
-    @property
-    def epoch(self) -> int:
-        return len(self.rows)
-
-    @property
-    def out_of_patience(self) -> bool:
-        return bool(self.rows) and self.epoch - 1 - self.best_epoch >= self.recipe.patience
-
-    def add(self, row: dict, probabilities: np.ndarray) -> None:
-        self.rows.append(row)
-        scores = [r["valid_auroc"] for r in self.rows]
-        if self.best_epoch < 0 or scores[-1] > scores[self.best_epoch]:
-            self.best_epoch = row["epoch"]
-            self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-            self.best_probabilities = probabilities
-
-    def store(self, path: Path, accelerator: Accelerator) -> None:
-        state = self.optimizer.state_dict()["state"]
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        tensors |= {f"best.{name}": t for name, t in self.best.items()}
-        tensors |= {
-            f"optimizer.{i}.{name}": torch.as_tensor(value)
-            for i, slots in state.items()
-            for name, value in slots.items()
-        }
-        tensors["best_probabilities"] = torch.from_numpy(self.best_probabilities)
-        header = {
-            "recipe": asdict(self.recipe),
-            "data": self.data,
-            "rows": self.rows,
-            "best_epoch": self.best_epoch,
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
-        }
-        write_safetensors(path, tensors, header)
-
-    def restore(self, path: Path, accelerator: Accelerator) -> None:
-        tensors, header = read_safetensors(path)
-        mine, theirs = asdict(self.recipe), header["recipe"]
-        differing = [f.name for f in fields(Recipe) if mine[f.name] != theirs.get(f.name)]
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"{path}: a run with {name}={theirs.get(name)!r} found, {name}={mine[name]!r} "
-                "wanted; resume with the same recipe or train in another folder"
-            )
-        if header["data"] != self.data:
-            raise ValueError(f"{path}: a run on other records found; train in another folder")
-        parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            if part in parts:
-                parts[part][rest] = tensor
-        slots: dict[int, dict] = {}
-        for name, tensor in parts["optimizer"].items():
-            i, _, slot = name.partition(".")
-            slots.setdefault(int(i), {})[slot] = tensor
-        self.model.load_state_dict(parts["model"])
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
-        if accelerator.scaler and header["scaler"]:
-            accelerator.scaler.load_state_dict(header["scaler"])
-        self.best, self.best_epoch = parts["best"], header["best_epoch"]
-        self.best_probabilities = tensors["best_probabilities"].numpy()
-        self.rows = header["rows"]
-
-    def finish(self, train: ECGDataset, valid: ECGDataset, about: dict) -> Bundle:
-        self.model.load_state_dict(self.best)
-        with _absence_was_said():
-            thresholds = metrics.best_thresholds(valid.y, self.best_probabilities, valid.y_mask)
-        card = about | {
-            "recipe": asdict(self.recipe),
-            "records": {"train": len(train), "valid": len(valid)},
-            "databases": sorted(set(map(str, train.databases))),
-            "best_epoch": self.best_epoch,
-            "epochs": self.rows,
-        }
-        return Bundle(self.model.eval(), train.preprocessing, thresholds, card)
+def _finish(state: TrainingState, train: ECGDataset, valid: ECGDataset, about: dict) -> Bundle:
+    state.model.load_state_dict(state.best)
+    with _absence_was_said():
+        thresholds = metrics.best_thresholds(valid.y, state.best_probabilities, valid.y_mask)
+    card = about | {
+        "recipe": state.recipe,
+        "records": {"train": len(train), "valid": len(valid)},
+        "databases": sorted(set(map(str, train.databases))),
+        "best_epoch": state.best_epoch,
+        "epochs": state.rows,
+    }
+    return Bundle(state.model.eval(), train.preprocessing, thresholds, card)
 
 
 def _check_sets(train: ECGDataset, valid: ECGDataset) -> None:
