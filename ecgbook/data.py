@@ -16,7 +16,7 @@ import numpy as np
 import pooch
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .groups import join_records, signal_hash
 from .labels import label_mask, multi_hot
@@ -209,6 +209,11 @@ def from_records(
 def data_folder(folder: str | Path | None = None) -> Path | None:
     """Return the folder of real ECGs: the one given, or the one that ``ECGBOOK_DATA`` names.
 
+    Parameters
+    ----------
+    folder : str or Path, optional
+        A folder with ``manifest.csv``; by default the environment's.
+
     Returns
     -------
     Path or None
@@ -232,7 +237,17 @@ def data_folder(folder: str | Path | None = None) -> Path | None:
 
 
 def read_manifest(folder: str | Path) -> list[dict[str, str]]:
-    """Return the rows of a data folder's ``manifest.csv``, one a record."""
+    """Return the rows of a data folder's ``manifest.csv``.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    list of dict
+        One a record; all values are strings.
+    """
     with (Path(folder) / "manifest.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -100,7 +100,18 @@ def label_mask(database: str, policy: str = "extended") -> np.ndarray:
 
 
 def names(target: np.ndarray) -> list[str]:
-    """Return the abbreviations of the rhythms marked in a ``(5,)`` target."""
+    """Return the abbreviations of the rhythms that a target marks.
+
+    Parameters
+    ----------
+    target : ndarray, shape (5,)
+        0 or 1 a rhythm, as `multi_hot` returns it.
+
+    Raises
+    ------
+    ValueError
+        If the target has another shape.
+    """
     target = np.asarray(target)
     if target.shape != (len(RHYTHMS),):
         raise ValueError(f"target of shape {target.shape} found, ({len(RHYTHMS)},) wanted")

@@ -51,8 +51,8 @@ def results() -> dict:
     Returns
     -------
     dict
-        ``provenance`` and ``rows``: for each rung's name, ``parameters``, ``ms_per_record`` and
-        the scores on ``synthetic`` and ``real`` records.
+        ``rows``: for each rung's name, ``parameters``, ``ms_per_record``, and for ``synthetic``
+        and ``real`` records the scores, the recipe and the ``provenance``.
 
     Raises
     ------
@@ -121,7 +121,18 @@ def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
 
 
 def interval(values: list[float | None]) -> str:
-    """Write ``[value, low, high]`` as ``0.912 [0.890, 0.931]``, or say that it is not defined."""
+    """Write a value with its interval as ``0.912 [0.890, 0.931]``.
+
+    Parameters
+    ----------
+    values : list of float or None
+        Value, low and high; None where JSON has null for NaN.
+
+    Returns
+    -------
+    str
+        ``"not defined"`` if one of them is None.
+    """
     if any(v is None for v in values):
         return "not defined"
     return "{:.3f} [{:.3f}, {:.3f}]".format(*values)

@@ -1,6 +1,6 @@
 """Lead names, their standard order and groups, and the identities that tie the limb leads together.
 
-Source: W. Einthoven, G. Fahr, A. de Waart (1913), doi:10.1007/BF01680855 (II = I + III);
+Source: W. Einthoven, G. Fahr, A. de Waart (1913), doi:10.1007/BF01697566 (II = I + III);
 E. Goldberger (1942), doi:10.1016/S0002-8703(42)90821-4 (augmented leads).
 """
 

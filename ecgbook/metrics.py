@@ -64,7 +64,10 @@ def auroc(y: np.ndarray, p: np.ndarray, mask: np.ndarray | None = None) -> np.nd
 def auprc(y: np.ndarray, p: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """Compute the average precision of every class (scikit-learn).
 
-    Parameters, shapes and errors are those of `auroc`.
+    Parameters
+    ----------
+    y, p, mask
+        As for `auroc`, and so are the errors.
 
     Returns
     -------
@@ -236,7 +239,10 @@ def ece(
 def brier(y: np.ndarray, p: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """Compute the Brier score, the mean of (p - y)^2, of every class.
 
-    Parameters and errors are those of `ece`.
+    Parameters
+    ----------
+    y, p, mask
+        As for `ece`, and so are the errors.
 
     Returns
     -------
@@ -284,7 +290,26 @@ def best_thresholds(y: np.ndarray, p: np.ndarray, mask: np.ndarray | None = None
 
 
 def check(y, p, mask, probabilities=False):
-    """Return y (n, k) bool, p (n, k) float64, mask (n, k) bool, or raise ValueError."""
+    """Check the arrays that every metric takes.
+
+    Parameters
+    ----------
+    y, p, mask
+        As for `auroc`.
+    probabilities : bool
+        Also want every score between 0 and 1.
+
+    Returns
+    -------
+    y : ndarray, shape (n, k), bool
+    p : ndarray, shape (n, k), float64
+    mask : ndarray, shape (n, k), bool
+
+    Raises
+    ------
+    ValueError
+        Naming what was found and what was wanted.
+    """
     y, p = np.asarray(y), np.asarray(p, dtype=np.float64)
     if y.ndim != 2 or 0 in y.shape:
         raise ValueError(
@@ -344,10 +369,21 @@ def _over_labels(total, mask):
 
 
 def curve(y, p, mask, counts):
-    """Return scores (cuts,), and true and all calls (draws, cuts) at ``p >= score``.
+    """Count calls at every cut of one class's scores, in many draws of the records at once.
 
-    y, p, mask (n,) of one class; counts (draws, n): how often each draw holds each record.
-    Scores fall from cut to cut; records of equal score share one cut.
+    Parameters
+    ----------
+    y, mask : ndarray, shape (n,), bool
+    p : ndarray, shape (n,)
+    counts : ndarray, shape (draws, n)
+        How often each draw holds each record.
+
+    Returns
+    -------
+    scores : ndarray, shape (cuts,)
+        Falling; records of equal score share one cut.
+    hits, calls : ndarray, shape (draws, cuts)
+        True positives, and all positives, of ``p >= score``.
     """
     order = np.argsort(-p, kind="stable")
     scores = p[order]

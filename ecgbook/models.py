@@ -142,6 +142,11 @@ class CNNBaseline(nn.Module):
 def check_input(x: Tensor, mask: Tensor | None) -> None:
     """Refuse a batch that is not ``(batch, length, 12)`` with a matching boolean mask.
 
+    Parameters
+    ----------
+    x : Tensor
+    mask : Tensor or None
+
     Raises
     ------
     ValueError
@@ -211,6 +216,14 @@ def save(bundle: Bundle, path: str | Path) -> Path:
 
 def load(path: str | Path) -> Bundle:
     """Read a model that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Bundle
 
     Raises
     ------

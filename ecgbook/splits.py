@@ -95,6 +95,16 @@ def leave_one_database_out(
     """Yield each database's name with the indices of all others and of its own records.
 
     A record outside the database whose group has a record in it is in neither part.
+
+    Parameters
+    ----------
+    dataset : ECGDataset
+
+    Yields
+    ------
+    database : str
+    train, test : ndarray of int
+        Indices of the records to train on and to test on.
     """
     for database in np.unique(dataset.databases):
         test = dataset.databases == database

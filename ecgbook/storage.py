@@ -44,6 +44,15 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], header: dict
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Read what `write_safetensors` wrote.
 
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+    header : dict
+
     Raises
     ------
     FileNotFoundError
