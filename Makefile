@@ -1,0 +1,44 @@
+# Needs Python 3.10 or later, nothing else. `make help` lists what it can do.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# Keeps the debugger of a kernel from printing warnings into a page.
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test lint notebooks lab serve clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with the pinned requirements, the package and its kernel
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else f"Python {v.major}.{v.minor} found, 3.10 or later wanted: make PYTHON=/path/to/python3")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -r requirements.txt
+	$(BIN)/python -m pip install -q --no-deps -e .
+	$(BIN)/python -m ipykernel install --sys-prefix --name python3 >/dev/null
+	@touch $@
+
+book: setup ## execute what is stale, build the site, print its path and the run times
+	$(BIN)/python scripts/build_book.py
+
+test: setup ## run all tests (those of the built pages need `make book` first)
+	$(BIN)/python -m pytest -q
+
+lint: setup ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+notebooks: setup ## regenerate the .ipynb beside each chapter
+	$(BIN)/python scripts/make_notebooks.py
+
+lab: setup ## open the chapters in JupyterLab
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/book
+
+serve: book ## build the site and serve it on port 8000
+	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+clean: ## remove the built site and its execution cache (.venv stays)
+	rm -rf _build
