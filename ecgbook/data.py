@@ -158,6 +158,8 @@ class _Rows:
         return len(self.index)
 
     def __getitem__(self, i) -> np.ndarray:
+        if isinstance(i, tuple):  # more than rows is asked for: as NumPy would
+            return np.asarray(self)[i]
         return self.array[self.index[i]]
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -257,6 +259,7 @@ def from_folder(
     preprocessing: Preprocessing,
     policy: str = "extended",
     cache_dir: str | Path | None = None,
+    progress: bool = True,
 ) -> ECGDataset:
     """Prepare every record that a folder's manifest lists.
 
@@ -273,6 +276,8 @@ def from_folder(
         See `ecgbook.labels.multi_hot` and `ecgbook.labels.label_mask`.
     cache_dir : str or Path, optional
         Where prepared signals are kept; by default the user's cache folder.
+    progress : bool
+        Show a bar while signals are prepared.
 
     Returns
     -------
@@ -287,7 +292,7 @@ def from_folder(
     """
     folder = data_folder(folder)
     rows = read_manifest(folder)
-    cached = _cache(folder, rows, preprocessing, cache_dir)
+    cached = _cache(folder, rows, preprocessing, cache_dir, progress)
     identifiers = [f"{row['folder']}/{row['record']}" for row in rows]
     copies, groups = join_records(
         identifiers,
@@ -321,7 +326,11 @@ def _signal_files(folder: Path, row: dict[str, str]) -> tuple[Path, Path]:
 
 
 def _cache(
-    folder: Path, rows: list[dict], preprocessing: Preprocessing, cache_dir: str | Path | None
+    folder: Path,
+    rows: list[dict],
+    preprocessing: Preprocessing,
+    cache_dir: str | Path | None,
+    progress: bool,
 ) -> Path:
     """Return the folder of prepared signals, made now or found; a folder is whole or not there."""
     key = hashlib.sha256(json.dumps([CACHE_FORMAT, preprocessing.to_dict()]).encode())
@@ -337,7 +346,8 @@ def _cache(
         shape = (len(rows), preprocessing.n_samples, len(LEADS))
         x = np.lib.format.open_memmap(part / "signals.npy", "w+", np.float32, shape)
         n_valid, hashes = np.zeros(len(rows), dtype=int), []
-        for i, row in enumerate(tqdm(rows, desc="preparing records", unit="record")):
+        bar = tqdm(rows, desc="preparing records", unit="record", disable=not progress)
+        for i, row in enumerate(bar):
             record: Record = read_record(_signal_files(folder, row)[0])
             x[i], mask = preprocessing(record.signal_mv, record.fs_hz)
             n_valid[i] = mask.sum()

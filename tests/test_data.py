@@ -55,6 +55,8 @@ def test_a_subset_of_a_subset_and_its_batches():
     batch = part.batch([1])
     np.testing.assert_array_equal(batch["x"][0], whole.x[1])
     assert batch["mask"].dtype == torch.bool and batch["y"].shape == (1, 5)
+    np.testing.assert_array_equal(part.x[..., [2, 5]], whole.x[[9, 1]][..., [2, 5]])
+    np.testing.assert_array_equal(part.x[0, 3], whole.x[9, 3])
     assert len(whole.subset([])) == 0
 
 
