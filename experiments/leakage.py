@@ -1,0 +1,110 @@
+"""What a split by record claims on real ECGs, beside a split by patient.
+
+Writes ``experiments/results/leakage.json``. Run as
+``ECGBOOK_DATA=<folder> python experiments/leakage.py``.
+
+The same five-fold cross-validation of the same forest runs twice for each seed: with the groups
+of the data set, which join the records of one patient and all copies of a recording, and with
+every record as a group of its own. Out-of-fold predictions are scored together. Intervals: 1,000
+bootstrap draws over the groups for each seed; value and bounds are then averaged over the seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import sklearn
+from sklearn.ensemble import RandomForestClassifier
+
+from ecgbook.bootstrap import bootstrap, paired_bootstrap
+from ecgbook.data import ECGDataset, data_folder, from_folder
+from ecgbook.labels import RHYTHMS
+from ecgbook.leads import INDEPENDENT, index
+from ecgbook.metrics import auroc
+from ecgbook.preprocessing import Preprocessing
+from ecgbook.splits import patient_folds
+from ecgbook.storage import write_json
+
+HERE = Path(__file__).resolve().parent
+STEPS = Preprocessing(fs_hz=100, n_samples=1000, band_hz=(0.5, 40))
+SEEDS = range(5)
+
+
+def spectrum(x: np.ndarray) -> np.ndarray:
+    """Reduce signals (n, 1000, 12) at 100 Hz to log amplitudes (n, 200): 25 bands of 1 Hz, 8 leads.
+
+    The features of chapter 2.
+    """
+    amplitude = np.abs(np.fft.rfft(x[..., index(INDEPENDENT)], axis=1))
+    bands = amplitude[:, 5:255].reshape(len(x), 25, 10, 8).mean(axis=2)
+    return np.log(bands + 0.01).reshape(len(x), -1)
+
+
+def out_of_fold(records: ECGDataset, features: np.ndarray, seed: int) -> np.ndarray:
+    """Predict every record by a forest that did not see its fold: (n, 5)."""
+    p = np.zeros(records.y.shape)
+    for train, test in patient_folds(records, n_folds=5, seed=seed):
+        forest = RandomForestClassifier(100, random_state=seed, n_jobs=2)
+        forest.fit(features[train], records.y[train])
+        p[test] = np.stack([each[:, 1] for each in forest.predict_proba(features[test])], axis=1)
+    return p
+
+
+def main() -> None:
+    """Measure, and write the result."""
+    folder = data_folder()
+    if folder is None:
+        raise SystemExit("ECGBOOK_DATA is not set: the folder of real ECGs wanted")
+    records = from_folder(folder, STEPS)
+    apart = replace(records, groups=np.arange(len(records)))
+    features = spectrum(np.asarray(records.x))
+    rows = []
+    for seed in SEEDS:
+        by_record, by_patient = (out_of_fold(each, features, seed) for each in (apart, records))
+        shared = dict(groups=records.groups, mask=records.y_mask, average=True, seed=seed)
+        scored = {
+            "by_record": bootstrap(auroc, records.y, by_record, **shared),
+            "by_patient": bootstrap(auroc, records.y, by_patient, **shared),
+            "difference": paired_bootstrap(auroc, records.y, by_patient, by_record, **shared),
+        }
+        rows.append({name: [i.value, i.low, i.high] for name, i in scored.items()})
+        print(seed, {name: np.round(value, 3).tolist() for name, value in rows[-1].items()})
+    size = np.bincount(records.groups)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    result = {
+        "provenance": {
+            "command": "python experiments/leakage.py",
+            "commit": commit or "unknown",
+            "date": time.strftime("%Y-%m-%d"),
+            "seeds": list(SEEDS),
+            "data_sha256": hashlib.sha256(np.ascontiguousarray(records.x)).hexdigest(),
+            "manifest_sha256": hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest(),
+            "preprocessing": STEPS.to_dict(),
+            "versions": {
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "scikit-learn": sklearn.__version__,
+            },
+        },
+        "records": len(records),
+        "recordings": len(np.unique(records.copies)),
+        "recordings_by_rhythm": dict(zip(RHYTHMS, records.distinct().y.sum(axis=0), strict=True)),
+        "groups": len(size),
+        "records_with_a_relative": int(size[size > 1].sum()),
+        "scored_positives": (records.y * records.y_mask).sum(axis=0),
+        "macro_auroc": {name: np.mean([row[name] for row in rows], axis=0) for name in rows[0]},
+        "macro_auroc_by_seed": rows,
+    }
+    print(write_json(HERE / "results" / "leakage.json", result))
+
+
+if __name__ == "__main__":
+    main()
