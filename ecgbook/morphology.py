@@ -12,9 +12,11 @@ durations medians of the marks in lead II of 159 LUDB records.
 
 from __future__ import annotations
 
+import cmath
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 DOWER = np.array(
     [
@@ -150,12 +152,27 @@ class Patient:
 
 
 def gaussians(time_s, center_s, before_s, after_s) -> np.ndarray:
-    """Evaluate skewed Gaussians of height 1: times (..., n) and parts (k,) give (..., n, k)."""
-    away = np.asarray(time_s)[..., None] - center_s
-    if before_s is after_s:  # one array for both: not skewed, as the QRS
-        away /= before_s
+    """Evaluate skewed Gaussians of height 1.
+
+    Parameters
+    ----------
+    time_s : ndarray, shape (...)
+        Times in seconds.
+    center_s, before_s, after_s : ndarray, shape (parts,)
+        Centers, and standard deviations before and after them, in seconds. One and the same array
+        for both says that none is skewed, which takes half as long.
+
+    Returns
+    -------
+    ndarray, shape (parts, ...)
+        Values between 0 and 1, of the dtype of the arguments.
+    """
+    each = (slice(None),) + (None,) * np.ndim(time_s)  # the parts lead, for long inner loops
+    away = time_s - center_s[each]
+    if before_s is after_s:
+        away /= before_s[each]
     else:
-        away /= np.where(away < 0, before_s, after_s)
+        away /= np.where(away < 0, before_s[each], after_s[each])
     away *= away
     away *= -0.5
     return np.exp(away, out=away)
@@ -163,38 +180,33 @@ def gaussians(time_s, center_s, before_s, after_s) -> np.ndarray:
 
 def _wave(center_s, before_s, after_s, dipole_mv, matrix, rng, residual=0.2) -> Wave:
     """Project dipoles (parts, 3) onto the leads, add what no dipole explains, put the peak at 0."""
-    size = np.linalg.norm(dipole_mv, axis=1, keepdims=True)
+    size = np.sqrt((dipole_mv * dipole_mv).sum(1, keepdims=True))
     leads_mv = dipole_mv @ matrix.T + residual * size * rng.standard_normal((len(size), 8))
     first_s, last_s = (center_s - 3.8 * before_s).min(), (center_s + 3.8 * after_s).max()
     grid_s = np.arange(first_s, last_s, 0.001)
-    power = ((gaussians(grid_s, center_s, before_s, after_s) @ leads_mv) ** 2).sum(1)
-    peak_s = grid_s[power.argmax()]
-    seen = grid_s[power >= EDGE**2 * power.max()]
     before = before_s.astype(np.float32)
+    after = before if after_s is before_s else after_s.astype(np.float32)
+    shapes = gaussians(grid_s.astype(np.float32), center_s.astype(np.float32), before, after)
+    leads_mv = leads_mv.astype(np.float32)
+    power = (shapes * ((leads_mv @ leads_mv.T) @ shapes)).sum(0)  # squares summed over the leads
+    largest = power.argmax()
+    peak_s = grid_s[largest]
+    seen = grid_s[power >= EDGE**2 * power[largest]]
     return Wave(
         center_s=(center_s - peak_s).astype(np.float32),
         before_s=before,
-        after_s=before if after_s is before_s else after_s.astype(np.float32),
-        leads_mv=leads_mv.astype(np.float32),
-        onset_s=seen[0] - peak_s,
-        offset_s=seen[-1] - peak_s,
-        span_s=(first_s - peak_s, last_s - peak_s),
+        after_s=after,
+        leads_mv=leads_mv,
+        onset_s=float(seen[0] - peak_s),
+        offset_s=float(seen[-1] - peak_s),
+        span_s=(float(first_s - peak_s), float(last_s - peak_s)),
     )
-
-
-def _rotation(angles: np.ndarray) -> np.ndarray:
-    """Rotation by three angles in radians around X, Y and Z."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
 
 
 def _direction(rng: np.random.Generator, mean, spread: float) -> np.ndarray:
     """Draw a unit vector around a mean direction."""
-    vector = np.asarray(mean) + spread * rng.standard_normal(3)
-    return vector / np.linalg.norm(vector)
+    vector = mean + spread * rng.standard_normal(3)
+    return vector / np.sqrt(vector @ vector)
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
@@ -204,16 +216,12 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     ----------
     rng : numpy.random.Generator
         Source of chance.
-
-    Returns
-    -------
-    Patient
-        See there.
     """
     spread = rng.uniform(0.15, 0.25)
     matrix = _ROW_GAIN * DOWER * (1 + spread * rng.standard_normal((8, 3)))
     matrix += 0.05 * rng.standard_normal((8, 3))
-    matrix = matrix @ _rotation(np.radians(8) * rng.standard_normal(3)).T
+    turned = Rotation.from_euler("xyz", 8 * rng.standard_normal(3), degrees=True)
+    matrix = matrix @ turned.as_matrix().T
     conduction = str(rng.choice(list(CONDUCTION), p=list(CONDUCTION.values())))
     size_mv = float(np.clip(1.35 * np.exp(0.31 * rng.standard_normal()), 0.6, 2.8))
     p_axis = _direction(rng, (0.55, 0.75, 0.0), 0.3)
@@ -233,15 +241,9 @@ def _p_wave(axis, size_mv, matrix, rng) -> Wave:
     """Right atrium to the front, then left atrium to the back: 80 to 140 ms."""
     apart, turn = rng.uniform(0.014, 0.024), rng.uniform(0.15, 0.6)
     back = np.array([0.0, 0.0, turn])
-    dipole = size_mv * np.stack([axis - back, (0.9 * axis + back) * rng.uniform(0.7, 1.1)])
-    return _wave(
-        np.array([-apart, apart]),
-        np.full(2, 0.016),
-        rng.uniform(0.014, 0.018, 2),
-        dipole,
-        matrix,
-        rng,
-    )
+    dipole = size_mv * np.array([axis - back, (0.9 * axis + back) * rng.uniform(0.7, 1.1)])
+    before, after = np.full(2, 0.016), rng.uniform(0.014, 0.018, 2)
+    return _wave(np.array([-apart, apart]), before, after, dipole, matrix, rng)
 
 
 def _conducted(conduction, size_mv, matrix, rng) -> Ventricles:
@@ -264,44 +266,40 @@ def _conducted(conduction, size_mv, matrix, rng) -> Ventricles:
             t_dipole = t_dipole * (-0.6, 0.3, 0.8)
     center = 1.05 * center * np.exp(0.1 * rng.standard_normal())
     width = width * np.exp(0.08 * rng.standard_normal())
-    peak = np.linalg.norm(gaussians(center, center, width, width) @ dipole, axis=1).max()
-    dipole = dipole / peak
+    dipole = dipole / _largest(dipole, center, width)
     if conduction == "right":  # the right ventricle follows late: to the right and front
         late = rng.uniform(0.25, 0.55) * _direction(rng, (-0.6, 0.05, -0.7), 0.2)
-        center = np.append(center, [0.046, 0.066])
-        width = np.append(width, [0.012, 0.014])
-        dipole = np.vstack([dipole, late, 0.6 * late])
+        center = np.concatenate([center, [0.046, 0.066]])
+        width = np.concatenate([width, [0.012, 0.014]])
+        dipole = np.concatenate([dipole, [late, 0.6 * late]])
         t_dipole = t_dipole - 0.35 * late
     elif conduction == "left":
         t_dipole = 0.3 * t_dipole - 0.25 * _direction(rng, dipole[2] + dipole[3], 0.15)
     notches = rng.uniform(center[0], center[-1] + 0.01, 3)  # fine structure of the patient's own
-    center, width = np.append(center, notches), np.append(width, rng.uniform(0.004, 0.007, 3))
-    dipole = np.vstack([dipole, 0.06 * rng.standard_normal((3, 3))])
+    center = np.concatenate([center, notches])
+    width = np.concatenate([width, rng.uniform(0.004, 0.007, 3)])
+    dipole = np.concatenate([dipole, 0.06 * rng.standard_normal((3, 3))])
     qrs = _wave(center, width, width, size_mv * dipole, matrix, rng)
     return _with_recovery(qrs, size_mv, t_dipole, rng, matrix)
+
+
+def _largest(dipole, center, width) -> float:
+    """Size of the dipole (parts, 3) where it is largest: at the center of a part, nearly."""
+    at_centers = gaussians(center, center, width, width).T @ dipole
+    return np.sqrt((at_centers * at_centers).sum(1).max())
 
 
 def _with_recovery(qrs, size_mv, t_dipole, rng, matrix, slow=1.0) -> Ventricles:
     """Add the ST segment and T wave to a QRS."""
     st_dipole = _ST_MEAN + 0.15 * (t_dipole - _T_MEAN) + _ST_SPREAD * rng.standard_normal(3)
-    st = _wave(
-        np.array([0.0, 0.06]),
-        np.full(2, 0.030),
-        np.full(2, 0.045),
-        size_mv * np.stack([0.6 * st_dipole, st_dipole]),
-        matrix,
-        rng,
-    )
-    before, after = rng.uniform(0.040, 0.061), rng.uniform(0.025, 0.037)
-    turned = 0.15 * np.linalg.norm(t_dipole) * rng.standard_normal(3)
-    t = _wave(
-        np.array([-0.045, 0.0]) * slow,
-        np.array([before, before]) * slow,
-        np.array([0.035, after]) * slow,
-        size_mv * np.stack([0.35 * t_dipole + turned, 0.85 * t_dipole - 0.5 * turned]),
-        matrix,
-        rng,
-    )
+    center, before, after = np.array([0.0, 0.06]), np.full(2, 0.030), np.full(2, 0.045)
+    dipole = size_mv * np.array([0.6 * st_dipole, st_dipole])
+    st = _wave(center, before, after, dipole, matrix, rng)
+    center, before = np.array([-0.045, 0.0]), np.full(2, rng.uniform(0.040, 0.061))
+    after = np.array([0.035, rng.uniform(0.025, 0.037)])
+    turned = 0.15 * np.sqrt(t_dipole @ t_dipole) * rng.standard_normal(3)
+    dipole = size_mv * np.array([0.35 * t_dipole + turned, 0.85 * t_dipole - 0.5 * turned])
+    t = _wave(slow * center, slow * before, slow * after, dipole, matrix, rng)
     return Ventricles(qrs, st, t)
 
 
@@ -316,16 +314,26 @@ def _focus(size_mv, matrix, rng) -> Ventricles:
     dipole[3] -= 0.35 * axis * rng.random()
     center = np.array([-0.052, -0.012, 0.022, 0.056]) * rng.uniform(0.72, 1.0)
     width = np.array([0.015, 0.016, 0.017, 0.019]) * rng.uniform(0.80, 1.0)
-    peak = np.linalg.norm(gaussians(center, center, width, width) @ dipole, axis=1).max()
-    qrs = _wave(center, width, width, size_mv * dipole / peak, matrix, rng)
+    dipole = size_mv / _largest(dipole, center, width) * dipole
+    qrs = _wave(center, width, width, dipole, matrix, rng)
     t_dipole = -rng.uniform(0.25, 0.45) * _direction(rng, axis, 0.25)
     return _with_recovery(qrs, size_mv, t_dipole, rng, matrix, slow=1.2)
 
 
-def _wandering(time_s, every_s, rng) -> np.ndarray:
-    """Return smooth noise of about unit size that changes every `every_s` seconds."""
+def _wandering(time_s, every_s, mean, spread, rng, least=-np.inf, most=np.inf) -> np.ndarray:
+    """Return a random curve between two bounds that turns every `every_s` seconds."""
     knots_s = np.arange(-every_s, time_s[-1] + 2 * every_s, every_s)
-    return np.interp(time_s, knots_s, rng.standard_normal(len(knots_s)))
+    knots = mean + spread * rng.standard_normal(len(knots_s))
+    return np.interp(time_s, knots_s, np.clip(knots, least, most))
+
+
+def _turning(cycles: np.ndarray) -> np.ndarray:
+    """Return exp(2 pi i cycles) as complex64; whole cycles are taken off before the rounding."""
+    angle = (2 * np.pi * (cycles - np.rint(cycles))).astype(np.float32)
+    turning = np.empty(angle.shape, dtype=np.complex64)
+    np.cos(angle, out=turning.real)
+    np.sin(angle, out=turning.imag)
+    return turning
 
 
 def fibrillatory_waves(time_s, matrix, rng) -> np.ndarray:
@@ -342,22 +350,22 @@ def fibrillatory_waves(time_s, matrix, rng) -> np.ndarray:
 
     Returns
     -------
-    ndarray, shape (samples, 8), float64
+    ndarray, shape (samples, 8), float32
         Independent leads in mV.
     """
     step_s = time_s[1] - time_s[0]
-    rate_hz = float(np.clip(rng.normal(6.2, 1.0), 4.3, 8.7))
-    size_mv = float(np.clip(0.042 * np.exp(0.5 * rng.standard_normal()), 0.012, 0.13))
-    dipole = np.zeros((len(time_s), 3))
-    for share in (1.0, 0.5, 0.35):  # wavelets that drift against each other
-        axis = _direction(rng, (0.05, 0.55, -0.75), 0.3 if share == 1 else 0.8)
-        hz = np.clip(rate_hz * rng.normal(1, 0.06) + 0.5 * _wandering(time_s, 0.6, rng), 4, 9)
-        phase = 2 * np.pi * (np.cumsum(hz) * step_s + rng.random())
-        turn = np.exp(1j * phase)
-        shape = (turn * (1 + turn * (0.35 * np.exp(0.6j) + 0.12 * np.exp(1.2j) * turn))).imag
-        swell = np.clip(1 + 0.4 * _wandering(time_s, 0.5, rng), 0.1, 2)
-        dipole += share * size_mv * (swell * shape)[:, None] * axis
-    return dipole @ matrix.T
+    rate_hz = np.clip(rng.normal(6.2, 1.0), 4.3, 8.7)
+    size_mv = np.clip(0.042 * np.exp(0.5 * rng.standard_normal()), 0.012, 0.13)
+    second, third = 0.35 * cmath.exp(0.6j), 0.12 * cmath.exp(1.2j)  # harmonics
+    shapes, axes = np.empty((3, len(time_s)), dtype=np.float32), np.empty((3, 3))
+    for k, share in enumerate((1.0, 0.5, 0.35)):  # wavelets that drift against each other
+        axes[k] = size_mv * share * _direction(rng, (0.05, 0.55, -0.75), 0.8 if k else 0.3)
+        hz = _wandering(time_s, 0.6, rate_hz * rng.normal(1, 0.06), 0.5, rng, 4, 9)
+        turn = _turning(np.cumsum(hz) * step_s + rng.random())
+        shape = (turn * (1 + turn * (second + third * turn))).imag
+        swell = _wandering(time_s, 0.5, 1, 0.4, rng, 0.1, 2)
+        np.multiply(swell, shape, out=shapes[k], casting="same_kind")
+    return shapes.T @ (axes @ matrix.T).astype(np.float32)
 
 
 def flutter_waves(time_s, rate_hz, matrix, rng) -> np.ndarray:
@@ -376,17 +384,17 @@ def flutter_waves(time_s, rate_hz, matrix, rng) -> np.ndarray:
 
     Returns
     -------
-    ndarray, shape (samples, 8), float64
+    ndarray, shape (samples, 8), float32
         Independent leads in mV.
     """
-    size_mv = float(np.clip(0.085 * np.exp(0.4 * rng.standard_normal()), 0.035, 0.20))
-    turn = np.exp(2j * np.pi * (rate_hz * time_s + rng.random()))
-    k = np.arange(6, -1, -1.0)  # highest harmonic first, no constant
-    k[-1] = np.inf
+    size_mv = np.clip(0.085 * np.exp(0.4 * rng.standard_normal()), 0.035, 0.20)
+    turn = _turning(rate_hz * time_s + rng.random())
+    k = np.array([6, 5, 4, 3, 2, 1, np.inf], dtype=np.float32)  # harmonics, and no constant
     saw = np.polyval(k**-1.25, turn).imag  # slow fall, quick rise
-    hump = np.polyval(k**-1.6, turn * np.exp(-1j * rng.uniform(0.4, 1.4))).real
+    hump = np.polyval(k**-1.6, turn * cmath.exp(-1j * rng.uniform(0.4, 1.4))).real
     way = 1.0 if rng.random() < 0.85 else -1.0  # some run the other way round
     inferior = size_mv * way * _direction(rng, (0.05, 1.0, 0.0), 0.15)
     front = size_mv * rng.uniform(0.4, 0.9) * way * _direction(rng, (-0.3, 0.0, -0.8), 0.25)
-    swell = 1 + 0.05 * _wandering(time_s, 0.7, rng)
-    return ((swell * saw)[:, None] * inferior + (swell * hump)[:, None] * front) @ matrix.T
+    swell = _wandering(time_s, 0.7, 1, 0.05, rng)
+    shapes = np.array([swell * saw, swell * hump], dtype=np.float32)
+    return shapes.T @ (np.array([inferior, front]) @ matrix.T).astype(np.float32)

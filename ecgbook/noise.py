@@ -21,6 +21,7 @@ ELECTRODES_TO_LEADS[1, [0, 2]] = -1, 1
 ELECTRODES_TO_LEADS[2:, :3] = -1 / 3
 ELECTRODES_TO_LEADS[2:, 3:] = np.eye(6)
 
+_TO_LEADS = ELECTRODES_TO_LEADS.T.astype(np.float32)
 _KNOT_S = 0.25
 _CATMULL_ROM = 0.5 * np.array([[0, -1, 2, -1], [2, 0, -5, 3], [0, 1, 4, -3], [0, 0, -1, 1]])
 
@@ -56,19 +57,19 @@ def disturbance(
     if rng.random() < 1 / 30:
         own[rng.integers(len(ELECTRODES))] *= rng.uniform(5, 12)
     electrodes = _muscle(time_s, fs_hz, own, rng)  # (electrodes, samples) float32
-    electrodes += _baseline(time_s, breath_hz, own, rng)
+    electrodes += _baseline(samples, fs_hz, breath_hz, own, rng)
     if rng.random() < 0.25:
-        _motion(electrodes, time_s, level, rng)
+        _motion(electrodes, time_s, fs_hz, level, rng)
     if rng.random() < 0.35:
         electrodes += _mains(time_s, fs_hz, rng)
-    return electrodes.T @ ELECTRODES_TO_LEADS.T.astype(np.float32)
+    return electrodes.T @ _TO_LEADS
 
 
-def _baseline(time_s, breath_hz, own, rng) -> np.ndarray:
+def _baseline(samples, fs_hz, breath_hz, own, rng) -> np.ndarray:
     """Breath, a slow walk, and a floor between 0.5 and 4 Hz."""
-    cell, share = np.divmod(time_s / _KNOT_S, 1)
-    cell = cell.astype(int)
-    knots_s = (np.arange(cell[-1] + 4) - 1) * _KNOT_S
+    step = round(_KNOT_S * fs_hz)  # whole samples between knots: every piece has the same weights
+    pieces = -(-samples // step)
+    knots_s = (np.arange(pieces + 3) - 1) * (step / fs_hz)
     steps = rng.standard_normal((2, len(ELECTRODES), len(knots_s)))
     walk = 0.0045 * signal.lfilter([1.0], [1.0, -0.97], steps[0]) + 0.0045 * steps[1]
     phase = rng.uniform(0, 2 * np.pi) + 0.4 * rng.standard_normal((len(ELECTRODES), 1))
@@ -76,9 +77,10 @@ def _baseline(time_s, breath_hz, own, rng) -> np.ndarray:
     breath = swing * np.sin(2 * np.pi * breath_hz * knots_s + phase)
     knots = (own * (walk + breath)).astype(np.float32)
     # Catmull-Rom: a smooth curve through the knots, each piece from the four around it.
-    powers = np.stack([np.ones_like(share), share, share**2, share**3])
-    weights = (_CATMULL_ROM @ powers).astype(np.float32)
-    return sum(np.take(knots, cell + k, axis=1) * weights[k] for k in range(4))
+    weights = _CATMULL_ROM @ (np.arange(step) / step) ** np.arange(4)[:, None]
+    around = np.stack([knots[:, k : k + pieces] for k in range(4)], axis=-1)
+    curve = around.reshape(-1, 4) @ weights.astype(np.float32)
+    return curve.reshape(len(ELECTRODES), -1)[:, :samples]
 
 
 @lru_cache(maxsize=8)
@@ -89,27 +91,43 @@ def _muscle_filter(fs_hz: float) -> tuple[np.ndarray, np.ndarray]:
     return b.astype(np.float32), a.astype(np.float32)
 
 
+def _normals(rows, columns, rng) -> np.ndarray:
+    """Draw standard normal numbers in float32, about twice as fast as the generator's own.
+
+    Source: G. E. P. Box, M. E. Muller (1958), doi:10.1214/aoms/1177706645: a radius and an angle
+    give two independent numbers.
+    """
+    half = (rows * columns + 1) // 2
+    points = np.frombuffer(rng.bytes(8 * half), dtype=np.uint32).astype(np.float32)
+    points += np.float32(0.5)
+    radius = np.sqrt(-2 * np.log(points[:half] * np.float32(2.0**-32)))
+    angle = points[half:] * np.float32(2 * np.pi * 2.0**-32)
+    both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    return both[: rows * columns].reshape(rows, columns)
+
+
 def _muscle(time_s, fs_hz, own, rng) -> np.ndarray:
     """Broad noise above 8 Hz of one spectral density at any rate, swelling and ebbing."""
-    white = rng.standard_normal((len(ELECTRODES), len(time_s)), dtype=np.float32)
+    white = _normals(len(ELECTRODES), len(time_s), rng)
     scale = 0.00056 * np.sqrt(fs_hz / 2) * own
     noise = signal.lfilter(*_muscle_filter(fs_hz), white)
     knots_s = np.arange(0, time_s[-1] + 2, 1.0)
-    swell = np.exp(0.3 * np.interp(time_s, knots_s, rng.standard_normal(len(knots_s))))
+    swell = np.interp(time_s, knots_s, np.exp(0.3 * rng.standard_normal(len(knots_s))))
     noise *= swell.astype(np.float32)
     noise *= scale.astype(np.float32)
     return noise
 
 
-def _motion(electrodes, time_s, level, rng) -> None:
+def _motion(electrodes, time_s, fs_hz, level, rng) -> None:
     """Add one to three knocks on an electrode: a jump that decays, with a tremble."""
     for _ in range(rng.integers(1, 4)):
         start, lasts = rng.uniform(0, time_s[-1]), rng.uniform(0.2, 1.0)
-        since = np.maximum(time_s - start, 0)
+        shown = slice(int(start * fs_hz) + 1, int((start + 9 * lasts) * fs_hz))
+        since = time_s[shown] - start
         knock = np.exp(-since / lasts) * (1 - np.exp(-since / 0.05))
         tremble = 1 + 0.5 * np.sin(2 * np.pi * rng.uniform(1.5, 5) * since + rng.uniform(0, 6))
         size_mv = 0.10 * level * np.exp(0.5 * rng.standard_normal()) * rng.choice([-1, 1])
-        electrodes[rng.integers(len(ELECTRODES))] += size_mv * knock * tremble
+        electrodes[rng.integers(len(ELECTRODES)), shown] += size_mv * knock * tremble
 
 
 def _mains(time_s, fs_hz, rng) -> np.ndarray:
@@ -119,6 +137,7 @@ def _mains(time_s, fs_hz, rng) -> np.ndarray:
     phase = rng.uniform(0, 2 * np.pi) + 0.3 * rng.standard_normal(len(ELECTRODES))
     if hz > 0.45 * fs_hz:
         return np.zeros((len(ELECTRODES), 1), dtype=np.float32)
-    angle = 2 * np.pi * hz * time_s
-    turn = np.stack([size * np.cos(phase), size * np.sin(phase)], axis=1)
-    return (turn @ np.stack([np.sin(angle), np.cos(angle)])).astype(np.float32)
+    cycles = hz * time_s
+    angle = (2 * np.pi * (cycles - np.rint(cycles))).astype(np.float32)
+    turn = np.stack([size * np.cos(phase), size * np.sin(phase)], axis=1).astype(np.float32)
+    return turn @ np.stack([np.sin(angle), np.cos(angle)])

@@ -29,7 +29,7 @@ from ecgbook.morphology import (
     gaussians,
 )
 from ecgbook.noise import disturbance
-from ecgbook.rhythms import SCENARIOS, Rhythm, make_rhythm
+from ecgbook.rhythms import SCENARIOS, Rhythm, make_rhythm, pick
 
 BEAT_DTYPE = np.dtype([("time_s", "f8"), ("kind", "U1")])
 WAVE_DTYPE = np.dtype(
@@ -39,6 +39,8 @@ LEAST_FS_HZ = 50.0
 STEP_MV = 2.0**-10
 """Resolution of the recorder. A power of two, so that the derived limb leads are exact."""
 
+_STEPS_TO_LEADS = STEP_MV * np.hstack([leads.derive(*np.eye(2, 8)), np.eye(8)[:, 2:]])
+_STEPS_TO_LEADS = _STEPS_TO_LEADS.astype(np.float32)
 _STAYS = 0.75  # chance that a further record of a patient shows the rhythm of the patient
 
 
@@ -187,23 +189,24 @@ def iter_records(
         )
     if not (math.isfinite(noise) and noise >= 0):
         raise ValueError(f"noise = {noise!r} found, a factor of 0 or more wanted")
-    names, weights = _mix(SCENARIOS if mix is None else mix)
+    shares = _shares(SCENARIOS if mix is None else mix)
 
     def generate():
         for i in itertools.count(int(start)):
             patient = i // int(records_per_patient)
-            yield _record(int(seed), i, patient, fs_hz, seconds, names, weights, noise)
+            yield _record(int(seed), i, patient, fs_hz, seconds, shares, noise)
 
     return generate()
 
 
-def _mix(mix: Mapping[str, float]) -> tuple[list[str], np.ndarray]:
+def _shares(mix: Mapping[str, float]) -> dict[str, float]:
+    """Check the weights of a mix and scale them to a sum of 1."""
     if unknown := [name for name in mix if name not in SCENARIOS]:
         raise ValueError(f"rhythm {unknown[0]!r} found in mix, {', '.join(SCENARIOS)} wanted")
     weights = np.array(list(mix.values()), dtype=np.float64)
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise ValueError(f"mix {dict(mix)!r} found, weights of 0 or more with a sum above 0 wanted")
-    return list(mix), weights / weights.sum()
+    return dict(zip(mix, (weights / weights.sum()).tolist(), strict=True))
 
 
 def _rng(seed: int, *key: int) -> np.random.Generator:
@@ -211,27 +214,28 @@ def _rng(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=key))
 
 
-def _record(seed, i, patient, fs_hz, seconds, names, weights, noise) -> SyntheticRecord:
+def _record(seed, i, patient, fs_hz, seconds, shares, noise) -> SyntheticRecord:
     patient_rng, rng = _rng(seed, 0, patient), _rng(seed, 1, i)
-    scenario = str(patient_rng.choice(names, p=weights))
+    scenario = pick(shares, patient_rng)
     body = draw_patient(patient_rng)
-    fresh = str(rng.choice(names, p=weights))
+    fresh = pick(shares, rng)
     if rng.random() >= _STAYS:
         scenario = fresh
     rhythm = make_rhythm(scenario, seconds, rng)
     samples = int(round(seconds * fs_hz))
     independent, waves = _render(rhythm, body, samples, fs_hz, rng)
     if noise > 0:
-        independent += np.float32(noise) * disturbance(
-            samples, fs_hz, rhythm.breath_hz, _rng(seed, 2, i)
-        )
+        disturbed = disturbance(samples, fs_hz, rhythm.breath_hz, rng)
+        if noise != 1:
+            disturbed *= np.float32(noise)
+        independent += disturbed
     # Whole steps of a power of two: float32 holds them and their sums and halves exactly.
-    independent = np.rint(independent * np.float32(1 / STEP_MV)) * np.float32(STEP_MV)
-    signal_mv = np.empty((samples, 12), dtype=np.float32)
-    signal_mv[:, :6] = leads.derive(independent[:, 0], independent[:, 1])
-    signal_mv[:, 6:] = independent[:, 2:]
-    inside = np.flatnonzero((rhythm.time_s >= 0) & (rhythm.time_s < samples / fs_hz))
-    beats = np.rec.fromarrays([rhythm.time_s[inside], rhythm.kind[inside]], dtype=BEAT_DTYPE)
+    independent *= np.float32(1 / STEP_MV)
+    np.rint(independent, out=independent)
+    signal_mv = independent @ _STEPS_TO_LEADS
+    inside = (rhythm.time_s >= 0) & (rhythm.time_s < samples / fs_hz)
+    beats = np.empty(np.count_nonzero(inside), dtype=BEAT_DTYPE)
+    beats["time_s"], beats["kind"] = rhythm.time_s[inside], rhythm.kind[inside]
     return SyntheticRecord(
         name=f"synthetic-{seed}-{i:06d}",
         patient=f"synthetic-{seed}-patient-{patient:06d}",
@@ -239,7 +243,7 @@ def _record(seed, i, patient, fs_hz, seconds, names, weights, noise) -> Syntheti
         signal_mv=signal_mv,
         fs_hz=float(fs_hz),
         labels=np.array([r in scenario.split("+") for r in RHYTHMS], dtype=np.float32),
-        beats=beats,
+        beats=beats.view(np.recarray),
         waves=waves,
     )
 
@@ -257,19 +261,22 @@ def _render(
         swing = np.sin(2 * np.pi * rhythm.breath_hz * when_s + phase)
         return placement * (1 + breath * swing[:, None])
 
-    out = np.zeros((samples, 8), dtype=np.float32)
+    matrix = placement[:, None] * body.matrix
     if rhythm.atria == "fibrillation":
-        out += placement * fibrillatory_waves(time_s, body.matrix, rng)
+        out = fibrillatory_waves(time_s, matrix, rng)
     elif rhythm.atria == "flutter":
-        out += placement * flutter_waves(time_s, rhythm.flutter_hz, body.matrix, rng)
+        out = flutter_waves(time_s, rhythm.flutter_hz, matrix, rng)
+    else:
+        out = np.zeros((samples, 8), dtype=np.float32)
 
-    marks = []  # onset, peak, offset, name, beat
+    drawn = []  # name, wave, times, stretches, beats
     size = gain(rhythm.p_time_s) * rng.normal(1, 0.04, (len(rhythm.p_time_s), 1))
-    for ectopic in np.unique(rhythm.p_ectopic):
+    for ectopic in set(rhythm.p_ectopic.tolist()):
         of = rhythm.p_ectopic == ectopic
         p, when_s = (body.p_ectopic() if ectopic else body.p), rhythm.p_time_s[of]
-        _add(out, fs_hz, when_s, p, size[of])
-        marks += _marks("P", when_s, p, np.ones(len(when_s)), rhythm.p_beat[of])
+        as_is = np.ones(len(when_s))
+        _add(out, fs_hz, when_s, p, size[of], as_is)
+        drawn.append(("P", p, when_s, as_is, rhythm.p_beat[of]))
 
     size = gain(rhythm.time_s) * rng.normal(1, 0.025, (len(rhythm.time_s), 1))
     t_size = size * rng.normal(1, 0.04, (len(rhythm.time_s), 1))
@@ -277,7 +284,7 @@ def _render(
     usual_s = 0.75 * rhythm.rr_s.mean()
     stretch = np.clip(usual_s + 0.25 * rhythm.rr_s, 0.3, 1.6) ** (1 / 3)
     shape = np.where(rhythm.kind == "V", 2 + rhythm.focus, rhythm.aberrant.astype(int))
-    for which in np.unique(shape):
+    for which in sorted(set(shape.tolist())):
         if which > 1:
             ventricles = body.focus(which - 2)
         else:
@@ -286,46 +293,48 @@ def _render(
         when_s, slow = rhythm.time_s[beat], stretch[beat]
         widening_s = max(0.0, qrs.offset_s - qrs.onset_s - 0.1)
         t_s = when_s + qrs.onset_s + widening_s + (body.qtc_s - t.offset_s) * slow
-        _add(out, fs_hz, when_s, qrs, size[beat])
+        as_is = np.ones(len(beat))
+        _add(out, fs_hz, when_s, qrs, size[beat], as_is)
         _add(out, fs_hz, when_s + qrs.offset_s + 0.01, ventricles.st, size[beat], slow)
         _add(out, fs_hz, t_s, t, t_size[beat], slow)
-        marks += _marks("QRS", when_s, qrs, np.ones(len(beat)), beat)
-        marks += _marks("T", t_s, t, slow, beat)
-    return out, _inside(marks, rhythm, samples / fs_hz)
+        drawn += [("QRS", qrs, when_s, as_is, beat), ("T", t, t_s, slow, beat)]
+    return out, _marks(drawn, rhythm, samples / fs_hz)
 
 
-def _add(out, fs_hz, when_s, wave: Wave, gain, stretch=1.0) -> None:
+def _add(out, fs_hz, when_s, wave: Wave, gain, stretch) -> None:
     """Add a wave to `out` (samples, 8) at every time (n,), with gain (n, 8) and stretch (n,)."""
-    stretch = np.broadcast_to(stretch, when_s.shape)
     first_s, last_s = wave.span_s
     begin = np.ceil((when_s + first_s * stretch) * fs_hz).astype(int)
     width = int((last_s - first_s) * stretch.max(initial=0) * fs_hz) + 1
-    seen = np.flatnonzero((begin + width > 0) & (begin < len(out)))
-    at_s = ((begin[seen, None] + np.arange(width)) / fs_hz - when_s[seen, None]).astype(np.float32)
-    at_s /= stretch[seen, None].astype(np.float32)
-    shapes = gaussians(at_s, wave.center_s, wave.before_s, wave.after_s)
-    pieces = shapes @ wave.leads_mv
-    pieces *= gain[seen, None, :].astype(np.float32)
-    for start, piece in zip(begin[seen], pieces, strict=True):
+    # From the peak of each wave: small numbers, so single precision is enough.
+    start_s = ((begin / fs_hz - when_s) / stretch).astype(np.float32)[:, None]
+    steps_s = (1 / (fs_hz * stretch)).astype(np.float32)[:, None] * np.arange(width, dtype="f4")
+    shapes = gaussians(start_s + steps_s, wave.center_s, wave.before_s, wave.after_s)
+    sizes = gain.astype(np.float32)[:, None, :] * wave.leads_mv
+    pieces = shapes.transpose(1, 2, 0) @ sizes
+    for start, piece in zip(begin.tolist(), pieces, strict=True):
         skip = max(0, -start)
-        room = out[start + skip : start + width]
+        room = out[start + skip : max(0, start + width)]
         room += piece[skip : skip + len(room)]
 
 
-def _marks(name, when_s, wave: Wave, stretch, beat) -> list[tuple]:
-    """List onset, peak, offset, name and beat of a wave that occurs at every time (n,)."""
-    onset_s, offset_s = when_s + wave.onset_s * stretch, when_s + wave.offset_s * stretch
-    columns = onset_s.tolist(), when_s.tolist(), offset_s.tolist(), beat.tolist()
-    return [(on, at, off, name, row) for on, at, off, row in zip(*columns, strict=True)]
-
-
-def _inside(marks: list[tuple], rhythm: Rhythm, seconds: float) -> np.recarray:
-    """Keep the waves that peak inside the record, numbered by the beats inside it."""
+def _marks(drawn: list[tuple], rhythm: Rhythm, seconds: float) -> np.recarray:
+    """Mark the waves that peak inside the record, numbered by the beats inside it."""
+    waves = np.empty(sum(len(when_s) for _, _, when_s, _, _ in drawn), dtype=WAVE_DTYPE)
+    end = 0
+    for name, wave, when_s, stretch, beat in drawn:
+        start, end = end, end + len(when_s)
+        part = waves[start:end]
+        part["onset_s"] = when_s + wave.onset_s * stretch
+        part["peak_s"] = when_s
+        part["offset_s"] = when_s + wave.offset_s * stretch
+        part["wave"], part["beat"] = name, beat
+    order = np.argsort(waves["peak_s"], kind="stable")
+    peak_s = waves["peak_s"][order]
+    waves = waves[order[(peak_s >= 0) & (peak_s < seconds)]]
+    np.maximum(waves["onset_s"], 0, out=waves["onset_s"])
+    np.minimum(waves["offset_s"], seconds, out=waves["offset_s"])
     row = np.cumsum(rhythm.time_s >= 0) - 1
     row[(rhythm.time_s < 0) | (rhythm.time_s >= seconds)] = -1
-    kept = [
-        (max(onset, 0.0), peak, min(offset, seconds), name, row[beat] if beat >= 0 else -1)
-        for onset, peak, offset, name, beat in sorted(marks, key=lambda mark: mark[1])
-        if 0 <= peak < seconds
-    ]
-    return np.array(kept, dtype=WAVE_DTYPE).view(np.recarray)
+    waves["beat"] = np.where(waves["beat"] >= 0, row[waves["beat"]], -1)
+    return waves.view(np.recarray)

@@ -150,6 +150,7 @@ def main() -> None:
             inputs = data.from_folder(folder, STEPS).distinct()
         for number in options.rows:
             rung = ladder.RUNGS[number]
+            made_with = provenance(inputs if source == "real" else None)
             runs, epochs, start = [], [], time.perf_counter()
             for seed in SEEDS:
                 scores, trained = (on_synthetic if source == "synthetic" else on_real)(
@@ -167,7 +168,7 @@ def main() -> None:
                 "split": N_SYNTHETIC if source == "synthetic" else {"folds": N_FOLDS},
                 "epochs_by_seed": epochs,
                 "minutes": (time.perf_counter() - start) / 60,
-                "provenance": provenance(inputs if source == "real" else None),
+                "provenance": made_with,
             }
             write_json(RESULT, result)
 

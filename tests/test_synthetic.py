@@ -14,10 +14,10 @@ from wfdb import processing
 
 from ecgbook.labels import RHYTHMS
 from ecgbook.leads import INDEPENDENT, LEADS, index, limb_residual
-from ecgbook.noise import ELECTRODES_TO_LEADS
+from ecgbook.morphology import draw_patient
 from ecgbook.records import read_record
-from ecgbook.rhythms import BEAT_KINDS, SCENARIOS, make_rhythm
-from ecgbook.synthetic import STEP_MV, iter_records, make_records
+from ecgbook.rhythms import BEAT_KINDS, SCENARIOS
+from ecgbook.synthetic import STEP_MV, _add, iter_records, make_records
 
 EIGHT = index(INDEPENDENT)
 KIND_OF = {"SR": "N", "AF": "f", "AFL": "F", "PAC": "A", "PVC": "V"}
@@ -26,7 +26,7 @@ KIND_OF = {"SR": "N", "AF": "f", "AFL": "F", "PAC": "A", "PVC": "V"}
 @pytest.fixture(scope="module")
 def records():
     """Records of the default mix."""
-    return make_records(240, seed=3, fs_hz=250)
+    return make_records(160, seed=3, fs_hz=250)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def fingerprint(record) -> str:
 # --- the signal -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("fs_hz", "seconds"), [(100, 10), (500, 10), (360, 2.5), (1000, 4)])
+@pytest.mark.parametrize(("fs_hz", "seconds"), [(100, 10), (500, 10), (360, 4)])
 def test_limb_leads_obey_einthoven_and_goldberger(fs_hz, seconds):
     for record in make_records(25, seed=1, fs_hz=fs_hz, seconds=seconds):
         residual = limb_residual(record.signal_mv.astype(np.float64))
@@ -56,8 +56,9 @@ def test_limb_leads_obey_einthoven_and_goldberger(fs_hz, seconds):
         assert np.ptp(record.signal_mv, axis=0).min() > 0.05
 
 
-@pytest.mark.parametrize("fs_hz", [50, 100, 125, 257.3, 360, 500, 1000])
-@pytest.mark.parametrize("seconds", [2.5, 10, 60])
+@pytest.mark.parametrize(
+    ("fs_hz", "seconds"), [(50, 2.5), (50, 60), (125, 10), (257.3, 2.5), (257.3, 10), (1000, 3)]
+)
 def test_any_rate_and_length(fs_hz, seconds):
     for record in make_records(2, seed=8, fs_hz=fs_hz, seconds=seconds):
         assert record.signal_mv.shape == (round(seconds * fs_hz), 12)
@@ -74,6 +75,26 @@ def test_the_sampling_rate_changes_neither_beats_nor_clean_waves():
     for a, b in zip(fine, rough, strict=True):
         assert a.beats.tobytes() == b.beats.tobytes()
         np.testing.assert_allclose(a.signal_mv[::4], b.signal_mv, atol=0.003)
+
+
+def test_waves_are_added_where_they_belong_as_a_slow_sum_says():
+    """At every time with its own gain and stretch, also where the record cuts the wave."""
+    wave = draw_patient(np.random.default_rng(1)).normal.t
+    when_s = np.array([-5.0, -0.08, 0.4131, 0.95, 2.02, 9.0])
+    stretch = np.array([1.0, 0.8, 1.1, 0.9, 1.0, 1.0])
+    gain = np.random.default_rng(2).uniform(0.5, 1.5, (6, 8))
+    out = np.ones((1000, 8), dtype=np.float32)
+    _add(out, 500, when_s, wave, gain, stretch)
+    expected = np.ones((1000, 8))
+    time_s = np.arange(1000) / 500
+    parts = list(zip(wave.center_s, wave.before_s, wave.after_s, wave.leads_mv, strict=True))
+    for at_s, slow, factor in zip(when_s, stretch, gain, strict=True):
+        for center, before, after, leads_mv in parts:
+            away = (time_s - at_s) / slow - float(center)
+            width = np.where(away < 0, float(before), float(after))
+            expected += np.exp(-(away**2) / (2 * width**2))[:, None] * leads_mv * factor
+    assert np.ptp(expected) > 0.2
+    np.testing.assert_allclose(out, expected, atol=0.002 * np.ptp(expected))
 
 
 # --- chance -----------------------------------------------------------------------------------
@@ -129,7 +150,7 @@ def test_records_of_a_patient_share_the_shape_of_their_beats():
 
 
 def test_three_quarters_of_a_patients_records_keep_the_patients_rhythm():
-    rows = make_records(300, seed=1, fs_hz=50, seconds=4, records_per_patient=2, noise=0)
+    rows = make_records(240, seed=1, fs_hz=50, records_per_patient=2, noise=0)
     same = np.mean([a.rhythm == b.rhythm for a, b in zip(rows[::2], rows[1::2], strict=True)])
     # 0.75^2 for both kept, plus the chance of meeting by luck (about 0.1 of the rest)
     assert 0.50 < same < 0.74
@@ -154,37 +175,12 @@ def test_labels_agree_with_the_beats(records):
         assert record.beats.time_s.max() < record.duration_s
 
 
-def test_sr_means_60_to_100_beats_and_only_that():
-    for scenario, inside in (("SR", True), ("none", False)):
-        for record in make_records(60, seed=2, fs_hz=50, seconds=20, mix={scenario: 1}, noise=0):
-            rr_s = np.diff(record.beats.time_s)
-            regular = rr_s.std() / rr_s.mean() < 0.085
-            with_p = (record.beats.kind == "N").all()
-            normal = 57 < 60 / rr_s.mean() < 103 and regular and with_p
-            assert normal == inside, (record.name, 60 / rr_s.mean(), rr_s.std() / rr_s.mean())
-
-
 def test_default_mix_gives_every_scenario_and_the_documented_shares():
-    rng = np.random.default_rng(0)
-    for scenario in SCENARIOS:
-        assert make_rhythm(scenario, 10, rng).time_s.size > 5
-    assert sum(SCENARIOS.values()) == pytest.approx(1)
-    rows = make_records(500, seed=0, fs_hz=50, seconds=4, noise=0)
+    rows = make_records(400, seed=0, fs_hz=50, noise=0)
     shares = np.mean([r.labels for r in rows], axis=0)
-    np.testing.assert_allclose(shares, [0.30, 0.21, 0.21, 0.21, 0.28], atol=0.06)
-    assert np.mean([r.labels.sum() == 0 for r in rows]) == pytest.approx(0.13, abs=0.045)
+    np.testing.assert_allclose(shares, [0.30, 0.21, 0.21, 0.21, 0.28], atol=0.07)
+    assert np.mean([r.labels.sum() == 0 for r in rows]) == pytest.approx(0.13, abs=0.05)
     assert {r.rhythm for r in rows} == set(SCENARIOS)
-
-
-@pytest.mark.parametrize("seconds", [2.5, 3, 5])
-@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if "P" in s])
-def test_short_records_show_every_ectopic_beat_they_are_labeled_with(scenario, seconds):
-    for record in make_records(15, seed=3, fs_hz=100, seconds=seconds, mix={scenario: 1}):
-        for kind in [KIND_OF[p] for p in scenario.split("+") if p in ("PAC", "PVC")]:
-            at = np.flatnonzero(record.beats.kind == kind)
-            assert any(a > 0 and record.beats.time_s[a] < record.duration_s - 0.35 for a in at), (
-                record.name
-            )
 
 
 def test_wave_intervals_are_ordered_and_belong_to_their_beats(records):
@@ -209,33 +205,8 @@ def test_wave_intervals_are_ordered_and_belong_to_their_beats(records):
             assert (t.peak_s < time_s + 0.60).all()
 
 
-def durations_ms(rows, wave, kinds):
-    """Durations of a wave in beats of some kinds, of those not cut by the ends of the record."""
-    out = []
-    for r in rows:
-        for w in r.waves[r.waves.wave == wave]:
-            whole = w.onset_s > 0 and w.offset_s < r.duration_s
-            if whole and w.beat >= 0 and r.beats.kind[w.beat] in kinds:
-                out.append(1000 * (w.offset_s - w.onset_s))
-    return np.array(out)
-
-
-def test_waves_last_as_long_as_in_the_clinic(records):
-    # LUDB, lead II, medians of the cardiologists' marks: P 110 ms, QRS 92 ms, T 180 ms.
-    p, qrs, t = (durations_ms(records, wave, "NfFJA") for wave in ("P", "QRS", "T"))
-    assert 95 < np.median(p) < 130
-    assert 70 < p.min() and p.max() < 170
-    assert 82 < np.median(qrs) < 108
-    assert 60 < qrs.min() and qrs.max() < 200
-    assert 150 < np.median(t) < 230
-    wide = durations_ms(records, "QRS", "V")
-    assert 115 < wide.min() and wide.max() < 200
-    assert np.mean((wide >= 120) & (wide <= 185)) > 0.95
-    assert np.median(wide) > 1.35 * np.median(qrs)
-
-
 def test_qt_shortens_with_the_rate():
-    rows = make_records(120, seed=2, fs_hz=100, mix={"SR": 1, "none": 2}, noise=0)
+    rows = make_records(90, seed=2, fs_hz=100, mix={"SR": 1, "none": 2}, noise=0)
     rr, qt = [], []
     for r in rows:
         onset = {w.beat: w.onset_s for w in r.waves if w.wave == "QRS"}
@@ -324,65 +295,6 @@ def test_t_and_p_marks_frame_the_energy_of_a_clean_beat():
 # --- physiology -------------------------------------------------------------------------------
 
 
-def rr_cv(record):
-    rr_s = np.diff(record.beats.time_s)
-    return rr_s.std() / rr_s.mean()
-
-
-def test_rr_variation_by_rhythm():
-    def of(mix, n=60):
-        return np.array(
-            [rr_cv(r) for r in make_records(n, 7, 50, 20, {mix: 1}, noise=0) if len(r.beats) > 5]
-        )
-
-    sinus, af = of("SR"), of("AF", 150)
-    assert 0.012 < np.median(sinus) < 0.04  # real 0.022-0.025
-    assert sinus.max() < 0.085
-    irregular = af[af > 0.05]
-    assert 0.16 < np.median(irregular) < 0.24  # real 0.19-0.20
-    assert 0.04 < np.mean(af < 0.03) < 0.2  # regular fibrillation, a look-alike
-    flutter = of("AFL", 100)
-    assert 0.45 < np.mean(flutter < 0.04) < 0.9  # fixed conduction
-
-
-def test_rr_intervals_are_random_in_fibrillation_and_follow_the_breath_in_sinus_arrhythmia():
-    def strongest_line(scenario, floor):
-        """Share of the RR variance in its strongest Fourier component; lag-1 correlation."""
-        lines, neighbors = [], []
-        for r in make_records(40, 8, 50, 60, {scenario: 1}, noise=0):
-            rr_s = np.diff(r.beats.time_s)
-            if rr_s.std() / rr_s.mean() > floor:
-                power = np.abs(np.fft.rfft(rr_s - rr_s.mean())) ** 2
-                lines.append(power.max() / power.sum())
-                neighbors.append(np.corrcoef(rr_s[:-1], rr_s[1:])[0, 1])
-        return np.median(lines), np.median(neighbors)
-
-    line, neighbor = strongest_line("AF", 0.1)
-    assert line < 0.2
-    assert abs(neighbor) < 0.08
-    assert strongest_line("none", 0.08)[0] > 0.35
-
-
-def test_ectopic_beats_come_early_and_pause_as_they_should():
-    pauses = {"A": [], "V": []}
-    early = {"A": [], "V": []}
-    for scenario, kind in (("SR+PAC", "A"), ("SR+PVC", "V")):
-        for r in make_records(150, seed=4, fs_hz=50, seconds=20, mix={scenario: 1}, noise=0):
-            t, k = r.beats.time_s, r.beats.kind
-            for i in range(2, len(t) - 1):
-                if "".join(k[i - 2 : i + 2]) == "NN" + kind + "N":
-                    usual = t[i - 1] - t[i - 2]
-                    early[kind].append((t[i] - t[i - 1]) / usual)
-                    pauses[kind].append((t[i + 1] - t[i - 1]) / usual)
-    a, v = np.array(pauses["A"]), np.array(pauses["V"])
-    assert len(a) > 100 and len(v) > 100
-    for kind in "AV":
-        assert np.mean((0.38 < np.array(early[kind])) & (np.array(early[kind]) < 0.92)) > 0.97
-    assert np.median(a) < 1.93  # the sinus clock starts anew: less than two intervals
-    assert np.mean(np.abs(v - 2) < 0.15) > 0.8  # full compensatory pause
-    assert 0 < np.mean(np.abs(v - 1) < 0.15) < 0.2  # some are interpolated
-
-
 def test_ventricular_beats_look_foreign_and_atrial_ones_do_not():
     def likeness(scenario, kind):
         out = []
@@ -409,65 +321,6 @@ def test_ventricular_beats_look_foreign_and_atrial_ones_do_not():
     assert np.nanmin(atrial) < 0.9  # some are conducted aberrantly
 
 
-def test_flutter_shows_one_atrial_rate_in_the_spectrum_and_fibrillation_does_not():
-    """One rate of 250 to 350 a minute and its harmonics explain lead II between the beats."""
-    rates_hz = np.arange(3.3, 8.0, 0.02)
-
-    def periodicity(record):
-        """Share of the variance between the waves explained by the best rate; that rate."""
-        x = record.signal_mv[:, LEADS.index("II")].astype(np.float64)
-        time_s = np.arange(len(x)) / record.fs_hz
-        idle = np.ones(len(x), dtype=bool)
-        for w in record.waves:
-            idle &= (time_s < w.onset_s - 0.01) | (time_s > w.offset_s + 0.01)
-        if idle.mean() < 0.25:
-            return np.nan, np.nan
-        y = x[idle] - x[idle].mean()
-        shares = []
-        for hz in rates_hz:
-            angle = 2 * np.pi * hz * time_s[idle, None] * np.arange(1, 4)
-            basis = np.hstack([np.sin(angle), np.cos(angle), np.ones_like(angle[:, :1])])
-            fit = np.linalg.solve(basis.T @ basis, basis.T @ y)
-            shares.append(1 - ((y - basis @ fit) ** 2).sum() / (y**2).sum())
-        return np.max(shares), rates_hz[np.argmax(shares)]
-
-    def of(scenario):
-        rows = make_records(24, seed=13, fs_hz=100, seconds=10, mix={scenario: 1}, noise=0)
-        measured = np.array([periodicity(r) for r in rows])
-        return measured[np.isfinite(measured[:, 0])].T
-
-    (share, hz), (share_af, _) = of("AFL"), of("AF")
-    assert len(share) >= 10 and len(share_af) >= 10
-    assert np.median(share) > 0.85
-    assert np.median(share_af) < 0.6
-    assert np.mean((60 * hz > 248) & (60 * hz < 352)) > 0.85
-
-
-def test_flutter_conducts_in_whole_ratios_of_its_own_rate():
-    rng = np.random.default_rng(14)
-    for _ in range(60):
-        rhythm = make_rhythm("AFL", 20, rng)
-        assert 250 <= 60 * rhythm.flutter_hz <= 350
-        waves = np.diff(rhythm.time_s) * rhythm.flutter_hz
-        assert np.abs(waves - np.rint(waves)).max() < 0.4  # the node's delay varies
-        assert np.abs(waves - np.rint(waves)).mean() < 0.12
-        assert set(np.rint(waves)) <= {2, 3, 4}
-
-
-def test_f_waves_are_larger_in_v1_and_ii_than_in_i_and_v6():
-    size = []
-    for r in make_records(40, seed=15, mix={"AF": 1}, noise=0):
-        time_s = np.arange(len(r.signal_mv)) / 500
-        idle = np.ones(len(time_s), dtype=bool)
-        for w in r.waves:
-            idle &= (time_s < w.onset_s - 0.02) | (time_s > w.offset_s + 0.02)
-        if idle.mean() > 0.1:
-            size.append(r.signal_mv[idle].std(0))
-    size = dict(zip(LEADS, np.median(size, axis=0), strict=True))
-    assert 0.01 < size["V1"] < 0.09
-    assert min(size["V1"], size["II"]) > 1.2 * max(size["I"], size["V6"])
-
-
 def test_noise_is_a_factor_and_leaves_truth_alone():
     quiet, plain, loud = (make_records(20, seed=16, fs_hz=250, noise=k) for k in (0, 1, 2))
     for a, b, c in zip(quiet, plain, loud, strict=True):
@@ -476,15 +329,6 @@ def test_noise_is_a_factor_and_leaves_truth_alone():
         two = c.signal_mv.astype(np.float64) - a.signal_mv
         np.testing.assert_allclose(two, 2 * one, atol=0.005)
         assert 0.003 < one.std() < 2
-
-
-def test_electrodes_become_leads_by_their_definition():
-    """I = LA - RA, II = LL - RA, and the chest leads stand against the mean of the limbs."""
-    rng = np.random.default_rng(0)
-    volts = rng.standard_normal(9)
-    ra, la, ll = volts[:3]
-    expected = [la - ra, ll - ra, *(volts[3:] - (ra + la + ll) / 3)]
-    np.testing.assert_allclose(ELECTRODES_TO_LEADS @ volts, expected, atol=1e-12)
 
 
 # --- likeness to real records -----------------------------------------------------------------
@@ -588,14 +432,6 @@ def test_lazy_records_refuse_bad_arguments_at_once():
 
 def test_no_records_is_an_empty_list():
     assert make_records(0) == []
-
-
-def test_unknown_scenario_and_too_short_rhythm_are_refused():
-    rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="rhythm 'VT' found"):
-        make_rhythm("VT", 10, rng)
-    with pytest.raises(ValueError, match="seconds = 1 found"):
-        make_rhythm("SR", 1, rng)
 
 
 def test_making_records_is_fast():
