@@ -86,7 +86,7 @@ def label_mask(database: str, policy: str = "extended") -> np.ndarray:
         The database's name as in the manifest, such as ``"PTB-XL"`` or ``"Ningbo"``.
     policy : {"extended", "official"}
         ``"extended"`` marks Ningbo's AF and AFL as doubtful: the Challenge's own table counts
-        no AF and 7,615 AFL there (21.8 % of its records, at most 4.3 % elsewhere).
+        no AF and 7,615 AFL there (21.8 % of its records, at most 4.4 % elsewhere).
         ``"official"`` trusts every label.
 
     Returns

@@ -18,9 +18,9 @@ from numbers import Integral
 
 import numpy as np
 
-from ecgbook import leads
-from ecgbook.labels import RHYTHMS
-from ecgbook.morphology import (
+from . import leads
+from .labels import RHYTHMS
+from .morphology import (
     Patient,
     Wave,
     draw_patient,
@@ -28,8 +28,8 @@ from ecgbook.morphology import (
     flutter_waves,
     gaussians,
 )
-from ecgbook.noise import disturbance
-from ecgbook.rhythms import SCENARIOS, Rhythm, make_rhythm, pick
+from .noise import disturbance
+from .rhythms import SCENARIOS, Rhythm, make_rhythm, pick
 
 BEAT_DTYPE = np.dtype([("time_s", "f8"), ("kind", "U1")])
 WAVE_DTYPE = np.dtype(
