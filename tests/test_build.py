@@ -11,21 +11,9 @@ from book_config import read_book
 from build_book import data_identity, drop_stale, fingerprints, run_times
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
+from pages import HEADER
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADER = """\
----
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
-"""
 PAGE = HEADER + "# {title}\n\nProse.\n\n```{{code-cell}} ipython3\n{code}\n```\n"
 
 

@@ -9,23 +9,11 @@ import pytest
 from book_config import read_book, read_cells
 from make_notebooks import run_notebook, write_notebooks
 from myst_to_notebook import Converter, PageError
+from pages import HEADER
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = read_book(ROOT)
 PAGES = BOOK.notebook_pages()
-HEADER = """\
----
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
-"""
 MAX_COLUMNS, MAX_LINES = 72, 12
 TAGS = {"hide-input", "remove-cell", "skip-execution"}
 
