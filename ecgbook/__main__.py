@@ -13,7 +13,7 @@ from .data import ECGDataset, from_folder, from_records
 from .labels import POLICIES, RHYTHMS
 from .preprocessing import Preprocessing
 from .storage import write_json
-from .training import Recipe, fit
+from .training import Recipe, fingerprint, fit
 
 SOURCE_HELP = "'synthetic', or a folder with manifest.csv as 'download' makes it"
 
@@ -29,9 +29,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, FileNotFoundError, physionet.DownloadError) as error:
+    except (ValueError, OSError, physionet.DownloadError) as error:
         print(f"ecgbook {options.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"ecgbook {options.command}: stopped", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -45,26 +48,45 @@ def _parser() -> argparse.ArgumentParser:
 
     download = commands.add_parser("download", help="fetch the book's real ECGs from PhysioNet")
     download.add_argument("--folder", type=Path, default=Path("ecgdata"), help="default: ecgdata")
-    download.add_argument("--list", type=Path, help="default: experiments/records.csv")
+    download.add_argument(
+        "--list", type=Path, help="CSV of the records; default: experiments/records.csv"
+    )
     download.add_argument("--jobs", type=int, default=8, help="downloads at once; default: 8")
     download.set_defaults(run=_download)
 
-    train = commands.add_parser("train", help="train a model")
+    train = commands.add_parser("train", help="train the CNN baseline")
     _add_source(train)
-    train.add_argument("--preset", choices=models.PRESETS, default="tutorial")
-    train.add_argument("--out", type=Path, default=Path("runs/cnn"), help="default: runs/cnn")
+    train.add_argument(
+        "--preset", choices=models.PRESETS, default="tutorial", help="size; default: tutorial"
+    )
+    train.add_argument(
+        "--out", type=Path, default=Path("runs/cnn"), help="folder to write; default: runs/cnn"
+    )
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    for name in ("epochs", "batch_size", "learning_rate", "patience", "positive_weight"):
-        default = getattr(Recipe, name)
-        option = f"--{name.replace('_', '-')}"
-        train.add_argument(option, type=type(default), default=default, help=f"default: {default}")
-    train.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
+    for name, meaning in (
+        ("epochs", "passes over the training records, at most"),
+        ("batch_size", "records a step"),
+        ("learning_rate", "peak of the schedule"),
+        ("patience", "epochs without a better validation score before it stops"),
+        ("positive_weight", "0 treats all labels alike, 1 balances every rhythm"),
+    ):
+        default, option = getattr(Recipe, name), f"--{name.replace('_', '-')}"
+        text = f"{meaning}; default: {default}"
+        train.add_argument(option, type=type(default), default=default, help=text)
+    train.add_argument(
+        "--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed; default: no"
+    )
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a trained model")
     evaluate.add_argument("model", type=Path, help="a model.safetensors that 'train' wrote")
     _add_source(evaluate)
-    evaluate.add_argument("--part", choices=("train", "valid", "test", "all"), default="test")
+    evaluate.add_argument(
+        "--part",
+        choices=("train", "valid", "test", "all"),
+        default="test",
+        help="of the split that 'train' made; default: test",
+    )
     evaluate.add_argument("--json", type=Path, help="also write the scores to this file")
     evaluate.set_defaults(run=_evaluate)
     return parser
@@ -72,9 +94,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="synthetic", help=f"{SOURCE_HELP}; default: synthetic")
-    parser.add_argument("--records", type=int, default=2000, help="synthetic records to make")
-    parser.add_argument("--policy", choices=POLICIES, default="extended", help="of the labels")
-    parser.add_argument("--seed", type=int, default=0, help="of records, split and training")
+    parser.add_argument("--records", type=int, default=2000, help="synthetic ones; default: 2000")
+    parser.add_argument(
+        "--policy",
+        choices=POLICIES,
+        default="extended",
+        help="which codes of real records count; default: extended",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of synthetic records, split and training; default: 0"
+    )
 
 
 def _dataset(options: argparse.Namespace, preprocessing: Preprocessing) -> ECGDataset:
@@ -103,9 +132,7 @@ def _train(options: argparse.Namespace) -> None:
     train, valid, _ = splits.split_by_patient(dataset, seed=options.seed)
     torch.manual_seed(options.seed)
     model = models.CNNBaseline(**models.PRESETS[options.preset])
-    about = {"data": options.data, "policy": options.policy, "split_seed": options.seed}
-    if options.data == "synthetic":
-        about["synthetic_records"] = options.records
+    about = _origin(options) | {"records_sha256": fingerprint(dataset)}
     bundle = fit(model, train, valid, recipe, options.out, options.resume, about=about)
     best = bundle.card["epochs"][bundle.card["best_epoch"]]
     print(
@@ -119,17 +146,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     bundle = models.load(options.model)
     dataset = _dataset(options, bundle.preprocessing)
     if options.part != "all":
-        trained_on = {"data": options.data, "policy": options.policy, "split_seed": options.seed}
-        if options.data == "synthetic":
-            trained_on["synthetic_records"] = options.records
-        differing = [k for k, v in trained_on.items() if bundle.card.get(k) != v]
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"{options.model} was trained with {name}={bundle.card.get(name)!r}, "
-                f"{trained_on[name]!r} found; its {options.part} part exists only there. "
-                "Use --part all to score every record of other data"
-            )
+        _check_origin(options, bundle.card, fingerprint(dataset))
         parts = splits.split_by_patient(dataset, seed=options.seed)
         dataset = parts[("train", "valid", "test").index(options.part)]
     scores = evaluation.evaluate(
@@ -143,6 +160,28 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"{name:6}{count:>9}{cells}")
     if options.json:
         write_json(options.json, {"model": str(options.model), "part": options.part} | scores)
+
+
+def _origin(options: argparse.Namespace) -> dict:
+    """Say where records and split come from, as the card of a model holds it."""
+    origin = {"data": options.data, "policy": options.policy, "split_seed": options.seed}
+    return origin | ({"synthetic_records": options.records} if options.data == "synthetic" else {})
+
+
+def _check_origin(options: argparse.Namespace, card: dict, records_sha256: str) -> None:
+    """Refuse a part of a split that is not the one the model was trained on."""
+    found = _origin(options)
+    if card.get("records_sha256") == records_sha256:
+        del found["data"]  # the same records, by another path
+    else:
+        found["records_sha256"] = records_sha256
+    if differing := [name for name, value in found.items() if card.get(name) != value]:
+        name = differing[0]
+        raise ValueError(
+            f"{options.model} was trained with {name}={card.get(name)!r}, {found[name]!r} found; "
+            f"its {options.part} part exists only there. "
+            "Use --part all to score every record of other data"
+        )
 
 
 def _cell(interval: list[float]) -> str:

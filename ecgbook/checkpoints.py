@@ -86,7 +86,7 @@ class TrainingState:
         Raises
         ------
         ValueError
-            If the file is of another recipe or other records, or damaged.
+            If the file is of another recipe, other records or another model, or damaged.
         """
         tensors, header = read_safetensors(path)
         mine, theirs = self.recipe, header["recipe"]
@@ -108,6 +108,9 @@ class TrainingState:
         for name, tensor in parts["optimizer"].items():
             i, _, slot = name.partition(".")
             slots.setdefault(int(i), {})[slot] = tensor
+        shapes = {name: tuple(t.shape) for name, t in parts["model"].items()}
+        if shapes != {name: tuple(t.shape) for name, t in self.model.state_dict().items()}:
+            raise ValueError(f"{path}: a run of another model found; train in another folder")
         self.model.load_state_dict(parts["model"])
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})

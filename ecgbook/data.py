@@ -25,6 +25,7 @@ from .preprocessing import Preprocessing
 from .records import Record, read_record
 
 CACHE_FORMAT = 1
+_COLUMNS = ("record", "folder", "database", "patient", "snomed", "same_ecg_as")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +94,17 @@ class ECGDataset(Dataset):
         """Return the records at `index` (integers or a boolean mask) as a data set.
 
         Signals of a memory map stay one: their rows are read when a batch wants them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `index` holds something else than integers, or the mask has another length.
         """
         index = np.asarray(index)
+        if index.dtype != bool and index.size and index.dtype.kind not in "iu":
+            raise TypeError(f"index of {index.dtype} found, integers or a boolean mask wanted")
+        if index.dtype == bool and index.shape != (len(self),):
+            raise ValueError(f"mask of shape {index.shape} found, ({len(self)},) wanted")
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(int)
         rows = {
             name: getattr(self, name)[index]
@@ -289,9 +299,12 @@ def from_folder(
         If the manifest or a file it lists is not there.
     RecordError
         If a record is damaged.
+    ValueError
+        If the manifest has no records, or lacks a column or a value.
     """
     folder = data_folder(folder)
     rows = read_manifest(folder)
+    _check_manifest(folder / "manifest.csv", rows)
     cached = _cache(folder, rows, preprocessing, cache_dir, progress)
     identifiers = [f"{row['folder']}/{row['record']}" for row in rows]
     copies, groups = join_records(
@@ -312,6 +325,17 @@ def from_folder(
         copies=copies,
         preprocessing=preprocessing,
     )
+
+
+def _check_manifest(path: Path, rows: list[dict[str, str]]) -> None:
+    if not rows:
+        raise ValueError(f"{path}: no records found, at least one row wanted")
+    for number, row in enumerate(rows, start=2):
+        if missing := [name for name in _COLUMNS if row.get(name) is None]:
+            raise ValueError(
+                f"{path}: no {missing[0]} found in line {number}, columns {', '.join(_COLUMNS)} "
+                "wanted; a value may be empty"
+            )
 
 
 def _signal_files(folder: Path, row: dict[str, str]) -> tuple[Path, Path]:
@@ -353,6 +377,7 @@ def _cache(
             n_valid[i] = mask.sum()
             hashes.append(signal_hash(record.signal_mv))
         x.flush()
+        del x  # Windows renames no folder with an open file
         np.save(part / "n_valid.npy", n_valid)
         (part / "hashes.json").write_text(json.dumps(hashes))
         try:

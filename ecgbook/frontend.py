@@ -63,7 +63,7 @@ class ConvStem(nn.Module):
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         inside, token_mask = self.masks(mask)
-        h = (x * mask[..., None]).transpose(1, 2)
+        h = x.masked_fill(mask[..., None] == 0, 0).transpose(1, 2)  # also where padding is NaN
         h = self.relu(self.norm1(self.conv1(h), inside)) * inside[:, None]
         h = self.relu(self.norm2(self.conv2(h), token_mask))
         return h.transpose(1, 2), token_mask

@@ -34,7 +34,7 @@ VENTRICULAR_ECTOPICS = "164884008"
 """The code with which PTB-XL and CPSC2018 mark their PVCs; the Challenge does not score it."""
 
 POLICIES: tuple[str, ...] = ("extended", "official")
-_DOUBTFUL: dict[str, tuple[str, ...]] = {"Ningbo": ("AF", "AFL")}
+_DOUBTFUL: dict[str, tuple[str, ...]] = {"ningbo": ("AF", "AFL")}
 
 
 def _check_policy(policy: str) -> None:
@@ -83,7 +83,8 @@ def label_mask(database: str, policy: str = "extended") -> np.ndarray:
     Parameters
     ----------
     database : str
-        The database's name as in the manifest, such as ``"PTB-XL"`` or ``"Ningbo"``.
+        The database's name as in the manifest, such as ``"PTB-XL"`` or ``"Ningbo"``;
+        upper and lower case are alike.
     policy : {"extended", "official"}
         ``"extended"`` marks Ningbo's AF and AFL as doubtful: the Challenge's own table counts
         no AF and 7,615 AFL there (21.8 % of its records, at most 4.4 % elsewhere).
@@ -95,7 +96,7 @@ def label_mask(database: str, policy: str = "extended") -> np.ndarray:
         True where the label counts in losses and metrics.
     """
     _check_policy(policy)
-    doubtful = _DOUBTFUL.get(database, ()) if policy == "extended" else ()
+    doubtful = _DOUBTFUL.get(database.casefold(), ()) if policy == "extended" else ()
     return np.array([rhythm not in doubtful for rhythm in RHYTHMS])
 
 

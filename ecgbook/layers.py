@@ -66,6 +66,8 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not self.training or (mask is None and not distributed):
             return super().forward(x)
+        if x.dtype in (torch.float16, torch.bfloat16):  # too coarse, and too small, for sums
+            x = x.float()
         weight = torch.ones_like(x[:, :1]) if mask is None else mask[:, None].to(x.dtype)
         # Fold the count in with the sums, so that one exchange between processes is enough.
         first = torch.cat([(x * weight).sum((0, 2)), weight.sum().reshape(1)])

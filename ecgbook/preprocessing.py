@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from numbers import Integral
 
 import numpy as np
 import scipy.signal
@@ -45,10 +46,13 @@ class Preprocessing:
     def __post_init__(self):
         if not self.fs_hz > 0:
             raise ValueError(f"fs_hz={self.fs_hz!r} found, a positive rate in Hz wanted")
-        if self.n_samples < 1:
-            raise ValueError(f"n_samples={self.n_samples!r} found, a positive length wanted")
+        for name in ("n_samples", "order"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name}={value!r} found, a whole number of 1 or more wanted")
         if self.band_hz is not None:
             low, high = self.band_hz
+            object.__setattr__(self, "band_hz", (low, high))  # a list would equal no tuple
             if not 0 < low < high < self.fs_hz / 2:
                 raise ValueError(
                     f"band_hz={self.band_hz} found, 0 < low < high < {self.fs_hz / 2:g} Hz wanted"
@@ -109,8 +113,7 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, fields: dict) -> Preprocessing:
         """Make a `Preprocessing` from what `to_dict` returned."""
-        band = fields["band_hz"]
-        return cls(**{**fields, "band_hz": None if band is None else tuple(band)})
+        return cls(**fields)
 
 
 def _bridge_gaps(signal_mv: np.ndarray) -> np.ndarray:

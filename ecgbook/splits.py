@@ -75,14 +75,21 @@ def split_by_patient(
     Raises
     ------
     ValueError
-        If the fractions do not add up to 1, or there are too few groups.
+        If the fractions do not add up to 1, there are too few groups, or a part other than the
+        first wants more than two thirds of what the parts before it leave over.
     """
     fractions = [float(fraction) for fraction in fractions]
     if len(fractions) < 2 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions {fractions} found, positive ones that add up to 1 wanted")
     rest, parts, left = np.arange(len(dataset)), [], 1.0
     for fraction in fractions[:0:-1]:
-        folds = patient_folds(dataset.subset(rest), max(2, round(left / fraction)), seed)
+        n_folds = round(left / fraction)
+        if n_folds < 2:
+            raise ValueError(
+                f"fractions {fractions} found: {fraction:g} cannot be one fold of {left:g}; "
+                "put the largest part first"
+            )
+        folds = patient_folds(dataset.subset(rest), n_folds, seed)
         others, part = folds[0]
         parts.append(dataset.subset(rest[part]))
         rest, left = rest[others], left - fraction

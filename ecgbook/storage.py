@@ -33,7 +33,7 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], header: dict
     part = path.with_name(f"{path.name}.part")
     try:
         safetensors.torch.save_file(tensors, part, metadata={"json": json.dumps(_plain(header))})
-        with part.open("rb") as file:
+        with part.open("r+b") as file:  # Windows syncs no file that is open for reading only
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
@@ -90,8 +90,11 @@ def write_json(path: str | Path, content: dict) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     text = json.dumps(_plain(content), indent=1, allow_nan=False)
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 

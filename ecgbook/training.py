@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -72,20 +73,20 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        wanted = {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 1,
-            "learning_rate": self.learning_rate > 0,
-            "warmup": 0 <= self.warmup < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "clip_norm": self.clip_norm > 0,
-            "patience": self.patience >= 1,
-            "positive_weight": 0 <= self.positive_weight <= 1,
-            "precision": self.precision in ("no", "bf16", "fp16"),
+        checks = {
+            "epochs": (self.epochs >= 1, "1 or more"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "learning_rate": (self.learning_rate > 0, "a number above 0"),
+            "warmup": (0 <= self.warmup < 1, "0 or more and below 1"),
+            "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "clip_norm": (self.clip_norm > 0, "a number above 0"),
+            "patience": (self.patience >= 1, "1 or more"),
+            "positive_weight": (0 <= self.positive_weight <= 1, "0 to 1"),
+            "precision": (self.precision in ("no", "bf16", "fp16"), "no, bf16 or fp16"),
         }
-        if wrong := [name for name, right in wanted.items() if not right]:
-            name = wrong[0]
-            raise ValueError(f"{name}={getattr(self, name)!r} found; see Recipe for its range")
+        for name, (right, wanted) in checks.items():
+            if not right:
+                raise ValueError(f"{name}={getattr(self, name)!r} found, {wanted} wanted")
 
 
 def multilabel_loss(
@@ -148,30 +149,38 @@ def fit(
     Returns
     -------
     Bundle
-        Model in evaluation mode, preprocessing, thresholds, and a card that holds the recipe and
-        a row for every epoch.
+        Model in evaluation mode on the CPU, preprocessing, thresholds, and a card that holds the
+        recipe and a row for every epoch.
 
     Raises
     ------
     ValueError
         If the two sets were prepared differently or share a group, one is empty,
         the validation set has no class with both kinds of labels, the loss is not finite, or
-        `resume` finds a run with another recipe or other data.
+        `resume` finds a run with another recipe, other data or another model; without `resume`,
+        if `folder` holds a run already, which would be lost.
     """
     _check_sets(train, valid)
+    AcceleratorState._reset_state()  # accelerate would keep a process to its first precision
     accelerator = Accelerator(mixed_precision=recipe.precision)
     if recipe.batch_size % accelerator.num_processes:
         raise ValueError(
             f"batch_size={recipe.batch_size} found, a multiple of the "
             f"{accelerator.num_processes} processes wanted"
         )
-    batch_size = min(recipe.batch_size, len(train))
+    batch_size = min(recipe.batch_size, len(train) - len(train) % accelerator.num_processes)
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate)
     parallel, optimizer = accelerator.prepare(model, optimizer)
-    state = TrainingState(model, optimizer, asdict(recipe), _fingerprint(train, valid))
+    state = TrainingState(model, optimizer, asdict(recipe), fingerprint(train, valid))
     if folder is not None:
         folder = Path(folder)
-        if resume and (folder / "last.safetensors").is_file():
+        folder.mkdir(parents=True, exist_ok=True)  # now, and not after the first epoch
+        if (folder / "last.safetensors").is_file():
+            if not resume:
+                raise ValueError(
+                    f"{folder}: a run found, an empty folder wanted; resume that run, delete it, "
+                    "or train in another folder"
+                )
             state.restore(folder / "last.safetensors", accelerator)
     n_steps = len(train) // batch_size
     weight = _positive_weight(train, recipe.positive_weight).to(accelerator.device)
@@ -186,7 +195,7 @@ def fit(
         while state.epoch < recipe.epochs and not state.out_of_patience:
             started = time.perf_counter()
             order = recipe.seed * 100_003 + state.epoch
-            torch.manual_seed(order)
+            torch.manual_seed(order + 1_000_003 * accelerator.process_index)  # of the dropout
             loader = prepare_data_loader(
                 train.loader(batch_size, shuffle=True, seed=order, drop_last=True),
                 device=accelerator.device,
@@ -230,6 +239,7 @@ def fit(
                 state.store(folder / "last.safetensors", accelerator)
             if on_epoch is not None:
                 on_epoch(row)
+    accelerator.unwrap_model(parallel, keep_fp32_wrapper=False)  # back to full precision
     bundle = _finish(state, train, valid, about or {})
     if folder is not None and accelerator.is_main_process:
         save(bundle, folder / "model.safetensors")
@@ -248,7 +258,7 @@ def _finish(state: TrainingState, train: ECGDataset, valid: ECGDataset, about: d
         "best_epoch": state.best_epoch,
         "epochs": state.rows,
     }
-    return Bundle(state.model.eval(), train.preprocessing, thresholds, card)
+    return Bundle(state.model.cpu().eval(), train.preprocessing, thresholds, card)
 
 
 def _check_sets(train: ECGDataset, valid: ECGDataset) -> None:
@@ -306,15 +316,31 @@ def _schedule(step: int, n_steps: int, warmup: float) -> float:
 def _positive_weight(train: ECGDataset, power: float) -> Tensor:
     positive = (train.y * train.y_mask).sum(0)
     negative = ((1 - train.y) * train.y_mask).sum(0)
-    ratio = np.where(positive > 0, negative / np.maximum(positive, 1), 1.0)
+    both = (positive > 0) & (negative > 0)
+    ratio = np.where(both, negative / np.maximum(positive, 1), 1.0)
     return torch.from_numpy((ratio**power).astype(np.float32))
 
 
-def _fingerprint(*datasets: ECGDataset) -> str:
+def fingerprint(*datasets: ECGDataset) -> str:
+    """Return a SHA-256 that tells data sets apart.
+
+    Parameters
+    ----------
+    *datasets : ECGDataset
+
+    Returns
+    -------
+    str
+        Of names, labels, label masks, preprocessing, and one sample, from the middle, of every
+        signal: the signals themselves may be too many to read.
+    """
     digest = hashlib.sha256()
     for dataset in datasets:
         digest.update(json.dumps([str(n) for n in dataset.names]).encode())
-        digest.update(np.ascontiguousarray(dataset.y).tobytes())
+        for labels in (dataset.y, dataset.y_mask):
+            digest.update(np.ascontiguousarray(labels).tobytes())
+        for i, n_valid in enumerate(dataset.n_valid):
+            digest.update(dataset.x[i][n_valid // 2].tobytes())
         digest.update(json.dumps(dataset.preprocessing.to_dict()).encode())
     return digest.hexdigest()
 

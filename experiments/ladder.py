@@ -13,7 +13,6 @@ for each seed; value and bounds are then averaged over the seeds.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import subprocess
@@ -25,11 +24,12 @@ from pathlib import Path
 import numpy as np
 import sklearn
 import torch
+from accelerate import PartialState
 
 from ecgbook import data, evaluation, ladder, models, splits, synthetic
 from ecgbook.data import ECGDataset
 from ecgbook.storage import write_json
-from ecgbook.training import Recipe, fit
+from ecgbook.training import Recipe, fingerprint, fit
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "ladder.json"
@@ -117,7 +117,7 @@ def provenance(records: ECGDataset | None) -> dict:
         "command": "python " + " ".join(["experiments/ladder.py", *sys.argv[1:]]),
         "commit": commit or "unknown",
         "date": time.strftime("%Y-%m-%d"),
-        "device": "cpu",
+        "device": str(PartialState().device),
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
@@ -125,9 +125,7 @@ def provenance(records: ECGDataset | None) -> dict:
             "numpy": np.__version__,
             "scikit-learn": sklearn.__version__,
         },
-        "data_sha256": None
-        if records is None
-        else hashlib.sha256("\n".join(sorted(map(str, records.names))).encode()).hexdigest(),
+        "data_sha256": None if records is None else fingerprint(records),
         "preprocessing": STEPS.to_dict(),
     }
 

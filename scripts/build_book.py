@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 
 from book_config import ROOT, Book, read_book, read_cells
@@ -37,6 +37,18 @@ def data_identity(folder: str | None) -> str:
     if not manifest.is_file():
         sys.exit(f"ECGBOOK_DATA={folder} has no manifest.csv: unset it, or give the data's folder")
     return hashlib.sha256(manifest.read_bytes()).hexdigest()
+
+
+def make_absolute(environment: MutableMapping[str, str]) -> None:
+    """Make ECGBOOK_DATA absolute: the pages run in another folder than this script.
+
+    Parameters
+    ----------
+    environment : mutable mapping
+        Such as ``os.environ``.
+    """
+    if folder := environment.get("ECGBOOK_DATA"):
+        environment["ECGBOOK_DATA"] = str(Path(folder).expanduser().resolve())
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -118,6 +130,7 @@ def run_times(build: Path, root: Path) -> dict[str, float]:
 
 def main() -> int:
     """Build the book in `ROOT` and return the exit code of the build."""
+    make_absolute(os.environ)
     book, build, data = read_book(), ROOT / "_build", os.environ.get("ECGBOOK_DATA")
     if book.missing:
         sys.exit(f"_toc.yml names pages that are not there: {', '.join(book.missing)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from book_config import read_book
-from build_book import data_identity, drop_stale, fingerprints, run_times
+from build_book import data_identity, drop_stale, fingerprints, make_absolute, run_times
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from pages import HEADER
@@ -171,3 +171,14 @@ def test_ci_script_fails_when_a_step_fails():
     assert not any("|| true" in line or "; true" in line for line in lines)
     steps = [line for line in lines if line.startswith("make ")]
     assert steps == ["make clean", "make lint", "make book", "make test"]
+
+
+def test_the_pages_get_an_absolute_data_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    environment = {"ECGBOOK_DATA": "ecgdata", "HOME": "x"}
+    make_absolute(environment)
+    assert environment == {"ECGBOOK_DATA": str(tmp_path / "ecgdata"), "HOME": "x"}
+    for unset in ({}, {"ECGBOOK_DATA": ""}):
+        before = dict(unset)
+        make_absolute(unset)
+        assert unset == before

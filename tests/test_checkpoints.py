@@ -18,6 +18,15 @@ from ecgbook.training import Recipe, fit
 HERE = str(Path(__file__).parent)
 
 
+def test_a_finished_run_is_not_overwritten(tmp_path):
+    train, valid, recipe = waves(32), waves(16, 1000), Recipe(epochs=1)
+    fit(small(), train, valid, recipe, tmp_path, progress=False)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="a run found, an empty folder wanted; resume"):
+        fit(small(), train, valid, recipe, tmp_path, progress=False)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
 def test_resume_refuses_another_recipe_and_other_records(tmp_path):
     train, valid = waves(32), waves(16, 1000)
     fit(small(), train, valid, Recipe(epochs=1), tmp_path, progress=False)

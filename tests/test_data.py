@@ -58,6 +58,10 @@ def test_a_subset_of_a_subset_and_its_batches():
     np.testing.assert_array_equal(part.x[..., [2, 5]], whole.x[[9, 1]][..., [2, 5]])
     np.testing.assert_array_equal(part.x[0, 3], whole.x[9, 3])
     assert len(whole.subset([])) == 0
+    with pytest.raises(ValueError, match=r"mask of shape \(9,\) found, \(10,\) wanted"):
+        whole.subset(np.ones(9, dtype=bool))
+    with pytest.raises(TypeError, match="index of float64 found"):
+        whole.subset([0.5, 1.5])
 
 
 def test_the_loader_gives_every_record_once_in_an_order_its_seed_fixes():
@@ -145,6 +149,19 @@ def test_a_cache_that_could_not_be_finished_leaves_nothing(small_folder, tmp_pat
         from_folder(small_folder, STEPS, cache_dir=cache)
     assert list(cache.iterdir()) == []
     assert len(from_folder(small_folder, STEPS, cache_dir=cache)) == 6
+
+
+def test_a_manifest_without_rows_or_columns_is_named(small_folder, tmp_path):
+    manifest = small_folder / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    for text, message in (
+        (lines[0], "manifest.csv: no records found"),
+        (f"{lines[0]}\nA0001,challenge2021", "no database found in line 2, columns record, folder"),
+        (f"{lines[0].replace('patient', 'person')}\n{lines[1]}", "no patient found in line 2"),
+    ):
+        manifest.write_text(text + "\n")
+        with pytest.raises(ValueError, match=message):
+            from_folder(small_folder, STEPS, cache_dir=tmp_path)
 
 
 def test_what_is_missing_is_named(small_folder, tmp_path, monkeypatch):

@@ -68,6 +68,14 @@ def test_padding_changes_no_token(padding, n):
     assert torch.equal(token_mask[:, :seen], alone_mask) and not token_mask[:, seen:].any()
 
 
+def test_padding_of_nan_changes_no_token():
+    stem, x = trained_stem(width=8, d_model=16), torch.randn(1, 1000, 12)
+    mask = torch.arange(1000)[None] < 700
+    padded = x.masked_fill(~mask[..., None], float("nan"))
+    tokens, token_mask = stem(padded, mask)
+    assert torch.equal(tokens[token_mask], stem(x, mask)[0][token_mask])
+
+
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(14, 3, 2), (15, 4, 7), (15, 4, 100)])
 def test_follow_mask_window_by_window(kernel, stride, padding):
     conv = torch.nn.Conv1d(1, 1, kernel, stride, padding)

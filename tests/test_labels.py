@@ -50,6 +50,7 @@ def test_ningbos_af_and_afl_are_doubtful_only_under_the_extended_policy():
     }
     assert doubtful == {"Ningbo": ["AF", "AFL"], "Chapman-Shaoxing": [], "PTB-XL": []}
     assert labels.label_mask("Ningbo", "official").all()
+    assert labels.label_mask("ningbo").tolist() == labels.label_mask("Ningbo").tolist()
 
 
 def test_bad_input_is_named():

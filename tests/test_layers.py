@@ -68,3 +68,13 @@ def test_masked_mean_is_the_mean_over_signal():
     for i in range(3):
         torch.testing.assert_close(pooled[i], tokens[i][mask[i]].mean(0))
     assert (pooled[3] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_batch_norm_of_half_precision_sums_in_single(dtype):
+    x, mask = torch.full((2, 3, 40_000), 2.0, dtype=dtype), torch.ones(2, 40_000, dtype=torch.bool)
+    x[..., ::2] = 0
+    norm = MaskedBatchNorm1d(3)  # 80,000 positions: more than float16 can count
+    y = norm(x, mask)
+    torch.testing.assert_close(norm.running_mean, torch.full((3,), 0.1))
+    torch.testing.assert_close(y[..., :2].float().abs(), torch.ones(2, 3, 2))

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import ecgbook
 from ecgbook.__main__ import main
 
 SMALL = ["--records", "60", "--epochs", "2", "--batch-size", "16"]
@@ -52,6 +53,23 @@ def test_real_records_are_trained_on_and_evaluated(ecgdata, tmp_path, capsys):
     assert "test part of" in capsys.readouterr().out
 
 
+def test_evaluate_knows_the_records_by_content_not_by_path(ecgdata, tmp_path, capsys):
+    folder = tmp_path / "ecg"
+    folder.mkdir()
+    lines = (ecgdata / "manifest.csv").read_text().splitlines()
+    (folder / "challenge2021").symlink_to(ecgdata / "challenge2021")
+    rows = [line for line in lines if ",challenge2021," in line][::8]
+    (folder / "manifest.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(folder), "--out", str(out), "--epochs", "1"]) == 0
+    evaluate = ["evaluate", str(out / "model.safetensors"), "--data"]
+    assert main([*evaluate, f"{folder}/../ecg"]) == 0
+    (folder / "manifest.csv").write_text("\n".join([lines[0], *rows[1:]]) + "\n")
+    capsys.readouterr()
+    assert main([*evaluate, str(folder)]) == 1
+    assert "was trained with records_sha256=" in capsys.readouterr().err
+
+
 def test_errors_are_one_line_and_a_status(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path / "none.safetensors")]) == 1
     assert "no such file" in capsys.readouterr().err
@@ -59,5 +77,17 @@ def test_errors_are_one_line_and_a_status(tmp_path, capsys):
     assert "no manifest.csv found" in capsys.readouterr().err
     assert main(["train", "--out", str(tmp_path), "--epochs", "0"]) == 1
     assert "epochs=0 found" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["train", "--out", str(tmp_path / "file"), "--records", "60"]) == 1
+    assert "File exists" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["dance"])
+
+
+def test_control_c_is_one_line_and_its_status(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ecgbook.physionet, "download", interrupted)
+    assert main(["download", "--folder", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "ecgbook download: stopped\n"

@@ -73,6 +73,7 @@ def test_it_survives_json():
 
     for steps in (Preprocessing(), Preprocessing(fs_hz=125, n_samples=2048, band_hz=None)):
         assert Preprocessing.from_dict(json.loads(json.dumps(steps.to_dict()))) == steps
+    assert Preprocessing(band_hz=[0.5, 40.0]) == Preprocessing(band_hz=(0.5, 40.0))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,8 @@ def test_it_survives_json():
         ({"n_samples": 0}, "n_samples=0 found"),
         ({"band_hz": (40, 0.5)}, r"band_hz=\(40, 0.5\) found"),
         ({"fs_hz": 60}, "high < 30 Hz wanted"),
+        ({"order": 0}, "order=0 found"),
+        ({"n_samples": 10.5}, "n_samples=10.5 found"),
     ],
 )
 def test_bad_settings_are_named(arguments, message):

@@ -102,6 +102,10 @@ def test_impossible_splits_are_named():
         splits.split_by_patient(data, (0.7, 0.2))
     with pytest.raises(ValueError, match="add up to 1"):
         splits.split_by_patient(data, (1.2, -0.2))
+    alone = dataset([f"p{i}" for i in range(30)], [f"h{i}" for i in range(30)], [""] * 30)
+    with pytest.raises(ValueError, match="0.9 cannot be one fold of 1; put the largest part first"):
+        splits.split_by_patient(alone, (0.1, 0.9))
+    assert [len(part) for part in splits.split_by_patient(alone, (0.5, 0.5))] == [15, 15]
 
 
 def test_the_real_records_split_without_crossing(ecgdata, tmp_path_factory):

@@ -1,6 +1,7 @@
 """Storage: what is written comes back, and a failed write leaves the old file."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -58,6 +59,9 @@ def test_json_is_strict_and_whole(tmp_path):
     )
     wanted = {"nan": None, "array": [0, 1, 2], "number": 0.5, "5": [1, "é"]}
     assert json.loads(path.read_text(encoding="utf-8")) == wanted
+    with pytest.raises(OSError):
+        storage.write_json(tmp_path / "a", {})  # a folder has the name
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
     with pytest.raises(ValueError):
         storage.write_json(path, {"x": float("inf")})
     assert json.loads(path.read_text(encoding="utf-8")) == wanted
@@ -74,3 +78,10 @@ def test_a_file_of_the_experiments_is_found_in_a_clone_and_beside_an_installed_p
         storage.experiment_file("results/x.json")
     (package / "experiments" / "results" / "x.json").touch()
     assert storage.experiment_file("results/x.json").parent.name == "results"
+
+
+def test_a_file_is_synced_through_a_handle_that_may_write(tmp_path, monkeypatch):
+    handles = []
+    monkeypatch.setattr(storage.os, "fsync", lambda handle: handles.append(os.write(handle, b"")))
+    storage.write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(2)}, {})
+    assert handles == [0]  # Windows refuses to sync a handle that may only read

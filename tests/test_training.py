@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from waves import small, waves
 
 from ecgbook import evaluation, training
 from ecgbook.data import ECGDataset
-from ecgbook.models import load
+from ecgbook.models import CNNBaseline, load
 from ecgbook.preprocessing import Preprocessing
 from ecgbook.training import Recipe, fit, multilabel_loss
 
@@ -107,6 +108,48 @@ def stop_after(n):
     return on_epoch
 
 
+def test_a_run_of_another_model_or_other_labels_or_signals_is_not_resumed(tmp_path):
+    train, valid, recipe = waves(32), waves(16, 1000), Recipe(epochs=1)
+
+    def resume(model, train):
+        fit(model, train, valid, recipe, tmp_path, resume=True, progress=False)
+
+    resume(small(), train)
+    with pytest.raises(ValueError, match="a run of another model found"):
+        resume(CNNBaseline(embed_dim=16, stem_width=8, stem_padding=7, n_layers=1), train)
+    masked = replace(train, y_mask=train.y_mask & (np.arange(5) != 1))
+    louder = replace(train, x=2 * train.x)
+    for other in (masked, louder):
+        with pytest.raises(ValueError, match="a run on other records found"):
+            resume(small(), other)
+    resume(small(), train)
+
+
+def test_mixed_precision_gives_the_model_that_is_stored(tmp_path):
+    train, valid = waves(32), waves(16, 1000)
+    for number, precision in enumerate(("no", "bf16", "no")):  # in one process
+        folder, recipe = tmp_path / str(number), Recipe(epochs=1, precision=precision)
+        bundle = fit(small(), train, valid, recipe, folder, progress=False)
+        stored = load(folder / "model.safetensors").model
+        of_both = [evaluation.predict(model, valid) for model in (bundle.model, stored)]
+        np.testing.assert_array_equal(*of_both)
+
+
+def test_a_folder_that_cannot_be_is_said_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    untouched = small()
+    untouched.register_forward_pre_hook(lambda *_: pytest.fail("it trains"))
+    with pytest.raises(FileExistsError):
+        fit(untouched, waves(32), waves(16, 1000), Recipe(epochs=1), tmp_path / "file")
+
+
+def test_a_class_with_one_kind_of_label_has_weight_one():
+    train = waves(32)
+    train.y[:, 1], train.y[:, 2] = 0, 1
+    weight = training._positive_weight(train, 0.5)
+    assert weight[1] == weight[2] == 1 and weight[0] != 1
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_an_interrupted_run_equals_a_straight_one_bit_for_bit(tmp_path, stop):
     train, valid = waves(96), waves(48, 1000)
@@ -143,7 +186,7 @@ def test_bad_sets_and_recipes_are_refused_by_name():
     with pytest.raises(ValueError, match="no rhythm with both"):
         fit(small(), train, silent, Recipe(epochs=1), progress=False)
     for field, value in (("epochs", 0), ("warmup", 1.0), ("precision", "half"), ("patience", 0)):
-        with pytest.raises(ValueError, match=f"{field}={value!r}"):
+        with pytest.raises(ValueError, match=f"{field}={value!r} found, .* wanted"):
             Recipe(**{field: value})
 
 
