@@ -14,17 +14,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-import sklearn
 import torch
-from accelerate import PartialState
+from provenance import provenance
 
 from ecgbook import data, evaluation, ladder, models, splits, synthetic
 from ecgbook.data import ECGDataset
@@ -108,28 +105,6 @@ def ms_per_record(rung: ladder.Rung) -> float:
     return float(np.median(times[1:]))
 
 
-def provenance(records: ECGDataset | None) -> dict:
-    """Say with what the numbers were made."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "command": "python " + " ".join(["experiments/ladder.py", *sys.argv[1:]]),
-        "commit": commit or "unknown",
-        "date": time.strftime("%Y-%m-%d"),
-        "device": str(PartialState().device),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-        "data_sha256": None if records is None else fingerprint(records),
-        "preprocessing": STEPS.to_dict(),
-    }
-
-
 def main() -> None:
     """Run the rungs that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -148,7 +123,11 @@ def main() -> None:
             inputs = data.from_folder(folder, STEPS).distinct()
         for number in options.rows:
             rung = ladder.RUNGS[number]
-            made_with = provenance(inputs if source == "real" else None)
+            made_with = provenance(
+                "python " + " ".join(["experiments/ladder.py", *sys.argv[1:]]),
+                data_sha256=fingerprint(inputs) if source == "real" else None,
+                preprocessing=STEPS.to_dict(),
+            )
             runs, epochs, start = [], [], time.perf_counter()
             for seed in SEEDS:
                 scores, trained = (on_synthetic if source == "synthetic" else on_real)(

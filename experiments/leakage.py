@@ -11,15 +11,11 @@ bootstrap draws over the groups for each seed; value and bounds are then average
 
 from __future__ import annotations
 
-import hashlib
-import platform
-import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import sklearn
+from provenance import provenance
 from sklearn.ensemble import RandomForestClassifier
 
 from ecgbook.bootstrap import bootstrap, paired_bootstrap
@@ -30,6 +26,7 @@ from ecgbook.metrics import auroc
 from ecgbook.preprocessing import Preprocessing
 from ecgbook.splits import patient_folds
 from ecgbook.storage import write_json
+from ecgbook.training import fingerprint
 
 HERE = Path(__file__).resolve().parent
 STEPS = Preprocessing(fs_hz=100, n_samples=1000, band_hz=(0.5, 40))
@@ -62,6 +59,12 @@ def main() -> None:
     if folder is None:
         raise SystemExit("ECGBOOK_DATA is not set: the folder of real ECGs wanted")
     records = from_folder(folder, STEPS)
+    made_with = provenance(
+        "python experiments/leakage.py",
+        seeds=list(SEEDS),
+        data_sha256=fingerprint(records),
+        preprocessing=STEPS.to_dict(),
+    )
     apart = replace(records, groups=np.arange(len(records)))
     features = spectrum(np.asarray(records.x))
     rows = []
@@ -76,24 +79,8 @@ def main() -> None:
         rows.append({name: [i.value, i.low, i.high] for name, i in scored.items()})
         print(seed, {name: np.round(value, 3).tolist() for name, value in rows[-1].items()})
     size = np.bincount(records.groups)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
-    ).stdout.strip()
     result = {
-        "provenance": {
-            "command": "python experiments/leakage.py",
-            "commit": commit or "unknown",
-            "date": time.strftime("%Y-%m-%d"),
-            "seeds": list(SEEDS),
-            "data_sha256": hashlib.sha256(np.ascontiguousarray(records.x)).hexdigest(),
-            "manifest_sha256": hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest(),
-            "preprocessing": STEPS.to_dict(),
-            "versions": {
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "scikit-learn": sklearn.__version__,
-            },
-        },
+        "provenance": made_with,
         "records": len(records),
         "recordings": len(np.unique(records.copies)),
         "recordings_by_rhythm": dict(zip(RHYTHMS, records.distinct().y.sum(axis=0), strict=True)),

@@ -11,15 +11,12 @@ import csv
 import hashlib
 import json
 import os
-import platform
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import scipy
-import sklearn
+from provenance import provenance
 from scipy import signal, stats
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -32,6 +29,7 @@ from ecgbook.labels import RHYTHMS, multi_hot
 from ecgbook.leads import INDEPENDENT, LEADS, index
 from ecgbook.records import read_record
 from ecgbook.rhythms import SCENARIOS
+from ecgbook.storage import write_json
 from ecgbook.synthetic import make_records
 
 FS_HZ = 100
@@ -170,16 +168,6 @@ def table(rows: list[dict], rhythm: str | None = None) -> dict:
     return out
 
 
-def commit() -> str | None:
-    """Return the commit of the working tree, with a plus where files differ from it."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True)
-    except OSError:
-        return None
-    return head.stdout.strip() + ("+" if dirty.stdout else "") if head.returncode == 0 else None
-
-
 def main() -> None:
     """Measure, judge, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -190,6 +178,12 @@ def main() -> None:
     if not os.environ.get("ECGBOOK_DATA"):
         sys.exit("ECGBOOK_DATA is not set, the folder of real ECGs wanted")
     everything, data_sha256 = read_real(Path(os.environ["ECGBOOK_DATA"]))
+    made_with = provenance(
+        "ECGBOOK_DATA=<folder> python experiments/realism.py"
+        + (f" --seed {args.seed}" if args.seed != 2021 else ""),
+        seed=args.seed,
+        data_sha256=data_sha256,
+    )
     real = [row for row in everything if row["scenario"] in SCENARIOS]
     synthetic = make_synthetic(real, args.seed)
     databases = [d for d, n in Counter(r["database"] for r in real).items() if n >= 40]
@@ -203,18 +197,7 @@ def main() -> None:
         between[database] = judge(outside, inside, "boosting", args.seed)
     result = {
         "what": "synthetic beside real ECGs, first 10 s, 100 Hz, 0.5-40 Hz, in mV",
-        "provenance": {
-            "command": "ECGBOOK_DATA=<folder> python experiments/realism.py"
-            + (f" --seed {args.seed}" if args.seed != 2021 else ""),
-            "commit": commit(),
-            "seed": args.seed,
-            "data_sha256": data_sha256,
-            "device": "cpu",
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
+        "provenance": made_with,
         "records": dict(Counter(r["database"] for r in real)),
         "left_out": dict(Counter(r["scenario"] for r in everything if r not in real)),
         "mix": dict(Counter(r["scenario"] for r in real)),
@@ -232,7 +215,7 @@ def main() -> None:
             },
         },
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(args.out, result)
     print(json.dumps(result["judge"], indent=1))
 
 
