@@ -1,5 +1,6 @@
 """Data sets: the cache is fast, keyed by content and whole; batches are what was prepared."""
 
+import csv
 import shutil
 import time
 
@@ -10,6 +11,8 @@ import wfdb
 
 from ecgbook import data
 from ecgbook.data import ECGDataset, from_folder, from_records
+from ecgbook.labels import CODES, RHYTHMS, names
+from ecgbook.leads import LEADS
 from ecgbook.preprocessing import Preprocessing
 from ecgbook.synthetic import make_records
 
@@ -17,20 +20,33 @@ STEPS = Preprocessing(fs_hz=125, n_samples=2048)
 
 
 @pytest.fixture
-def small_folder(ecgdata, tmp_path):
-    """A writable copy of six records with their manifest."""
-    rows = [r for r in data.read_manifest(ecgdata) if r["folder"] == "challenge2021"][:6]
-    folder = tmp_path / "ecg"
-    (folder / "challenge2021").mkdir(parents=True)
-    for row in rows:
-        for suffix in (".hea", ".mat"):
-            source = ecgdata / "challenge2021" / f"{row['record']}{suffix}"
-            shutil.copy(source, folder / "challenge2021")
-            (folder / "challenge2021" / source.name).chmod(0o644)
-    lines = (ecgdata / "manifest.csv").read_text().splitlines()
-    keep = {row["record"] for row in rows}
-    text = [lines[0], *(line for line in lines[1:] if line.split(",")[0] in keep)]
-    (folder / "manifest.csv").write_text("\n".join(text) + "\n")
+def small_folder(tmp_path):
+    """A data folder of six synthetic records, written by wfdb, with their manifest."""
+    folder, rows = tmp_path / "ecg", []
+    (folder / "made").mkdir(parents=True)
+    for i, record in enumerate(make_records(6, seed=9, seconds=6)):
+        codes = [CODES[rhythm][0] for rhythm in names(record.labels)]
+        wfdb.wrsamp(
+            f"R{i}",
+            fs=record.fs_hz,
+            units=["mV"] * 12,
+            sig_name=list(LEADS),
+            p_signal=record.signal_mv.astype(float),
+            fmt=["16"] * 12,
+            adc_gain=[1024] * 12,  # the steps of a synthetic record
+            baseline=[0] * 12,
+            comments=[f"Dx: {','.join(codes)}"],
+            write_dir=str(folder / "made"),
+        )
+        rows.append(
+            {"record": f"R{i}", "folder": "made", "database": "made", "snomed": ";".join(codes)}
+            | {"patient": f"p{i}", "same_ecg_as": ""}
+            | {rhythm: int(y) for rhythm, y in zip(RHYTHMS, record.labels, strict=True)}
+        )
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
     return folder
 
 
@@ -105,8 +121,9 @@ def test_a_folder_gives_labels_masks_and_signals(small_folder, tmp_path):
         raw = wfdb.rdrecord(str(small_folder / row["folder"] / row["record"]))
         x, mask = STEPS(raw.p_signal, raw.fs)
         np.testing.assert_allclose(dataset[i]["x"], x, atol=1e-6)
+        assert np.abs(x).max() > 0.1
         assert dataset.n_valid[i] == mask.sum()
-        wanted = [float(row[rhythm]) for rhythm in ("SR", "AF", "AFL", "PAC", "PVC")]
+        wanted = [float(row[rhythm]) for rhythm in RHYTHMS]
         assert dataset.y[i].tolist() == wanted
 
 
@@ -122,10 +139,10 @@ def test_the_cache_is_found_again_and_never_stale(small_folder, tmp_path, monkey
     assert len(reads) == 6 and other.x.shape == (6, 2500, 12)
     name = data.read_manifest(small_folder)[0]["record"]
     twin = data.read_manifest(small_folder)[1]["record"]
-    at = small_folder / "challenge2021"
+    at = small_folder / "made"
     header = (at / f"{twin}.hea").read_text().replace(twin, name)
     (at / f"{name}.hea").write_text(header)
-    shutil.copy(at / f"{twin}.mat", at / f"{name}.mat")
+    shutil.copy(at / f"{twin}.dat", at / f"{name}.dat")
     changed = from_folder(small_folder, STEPS, cache_dir=cache)
     assert len(reads) == 12
     np.testing.assert_array_equal(changed.x[0], first.x[1])
@@ -156,7 +173,7 @@ def test_a_manifest_without_rows_or_columns_is_named(small_folder, tmp_path):
     lines = manifest.read_text().splitlines()
     for text, message in (
         (lines[0], "manifest.csv: no records found"),
-        (f"{lines[0]}\nA0001,challenge2021", "no database found in line 2, columns record, folder"),
+        (f"{lines[0]}\nA0001,made", "no database found in line 2, columns record, folder"),
         (f"{lines[0].replace('patient', 'person')}\n{lines[1]}", "no patient found in line 2"),
     ):
         manifest.write_text(text + "\n")
@@ -168,10 +185,10 @@ def test_what_is_missing_is_named(small_folder, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no manifest.csv found.*download"):
         from_folder(tmp_path / "nowhere", STEPS)
     name = data.read_manifest(small_folder)[2]["record"]
-    (small_folder / "challenge2021" / f"{name}.mat").unlink()
+    (small_folder / "made" / f"{name}.dat").unlink()
     with pytest.raises(FileNotFoundError, match=f"{name}.hea: listed in manifest.csv"):
         from_folder(small_folder, STEPS, cache_dir=tmp_path)
-    monkeypatch.delenv("ECGBOOK_DATA")
+    monkeypatch.delenv("ECGBOOK_DATA", raising=False)
     assert data.data_folder() is None
 
 
