@@ -11,6 +11,7 @@ import torch
 from . import evaluation, models, physionet, splits, synthetic
 from .data import ECGDataset, from_folder, from_records
 from .labels import POLICIES, RHYTHMS
+from .ladder import interval
 from .preprocessing import Preprocessing
 from .storage import write_json
 from .training import Recipe, fingerprint, fit
@@ -156,7 +157,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"{'':6}{'positive':>9}{'AUROC':>24}{'AUPRC':>24}{'F1':>24}")
     for name in ("macro", *RHYTHMS):
         count = scores["positives"].get(name, "")
-        cells = "".join(f"{_cell(scores[m][name]):>24}" for m in ("auroc", "auprc", "f1"))
+        cells = "".join(f"{interval(scores[m][name]):>24}" for m in ("auroc", "auprc", "f1"))
         print(f"{name:6}{count:>9}{cells}")
     if options.json:
         write_json(options.json, {"model": str(options.model), "part": options.part} | scores)
@@ -182,10 +183,6 @@ def _check_origin(options: argparse.Namespace, card: dict, records_sha256: str) 
             f"its {options.part} part exists only there. "
             "Use --part all to score every record of other data"
         )
-
-
-def _cell(interval: list[float]) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*interval)
 
 
 if __name__ == "__main__":

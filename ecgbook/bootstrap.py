@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class Interval:
         Draws asked for.
     n_used : int or ndarray, shape (k,)
         Draws in which the metric was defined. The others are left out of the interval.
+    draws : ndarray, shape (n_draws,) or (n_draws, k)
+        The metric in every draw.
     """
 
     value: float | np.ndarray
@@ -37,6 +39,11 @@ class Interval:
     level: float
     n_draws: int
     n_used: int | np.ndarray
+    draws: np.ndarray = field(compare=False, repr=False)
+
+    def average(self) -> Interval:
+        """Average over the classes inside each draw, as ``bootstrap(…, average=True)`` does."""
+        return _interval(*_over_classes(self.value, self.draws), self.level)
 
     def __str__(self) -> str:
         """Return ``0.912 [0.890, 0.931]``, one such entry a class."""
@@ -98,7 +105,7 @@ def bootstrap(
     y, p, mask = check(y, p, mask)
     value = metric(y, p, mask=mask)
     (draws,) = _replicates(metric, y, [p], mask, groups, n_draws, seed)
-    return _interval(value, draws, average, level)
+    return _interval(*(_over_classes(value, draws) if average else (value, draws)), level)
 
 
 def paired_bootstrap(
@@ -133,7 +140,8 @@ def paired_bootstrap(
     y, p_b, mask = check(y, p_b, mask)
     value = np.subtract(metric(y, p_b, mask=mask), metric(y, p_a, mask=mask))
     draws_a, draws_b = _replicates(metric, y, [p_a, p_b], mask, groups, n_draws, seed)
-    return _interval(value, draws_b - draws_a, average, level)
+    draws = draws_b - draws_a
+    return _interval(*(_over_classes(value, draws) if average else (value, draws)), level)
 
 
 def _auroc_draws(y, p, mask, counts):
@@ -208,17 +216,22 @@ def _replicates(metric, y, scores, mask, groups, n_draws, seed) -> list[np.ndarr
     return [np.concatenate(part) for part in parts]
 
 
-def _interval(value, draws, average, level) -> Interval:
+def _over_classes(value, draws) -> tuple[float, np.ndarray]:
+    """Average a value (k,) and its draws (n_draws, k) over the classes that the value has."""
+    value = np.asarray(value, dtype=np.float64)
+    if value.ndim != 1:
+        raise ValueError("average=True found for a metric of one number, one a class wanted")
+    present = ~np.isnan(value)
+    if not present.any():
+        return np.nan, draws[:, 0]
+    return value[present].mean(), draws[:, present].mean(axis=1)
+
+
+def _interval(value, draws, level) -> Interval:
     """Turn a value () or (k,) and its draws (n_draws,) or (n_draws, k) into an Interval."""
     if not 0 < level < 1:
         raise ValueError(f"level {level} found, a number between 0 and 1 wanted, such as 0.95")
     value = np.asarray(value, dtype=np.float64)
-    if average:
-        if value.ndim != 1:
-            raise ValueError("average=True found for a metric of one number, one a class wanted")
-        present = ~np.isnan(value)
-        draws = draws[:, present].mean(axis=1) if present.any() else draws[:, 0]
-        value = np.asarray(value[present].mean() if present.any() else np.nan)
     defined = ~np.isnan(draws)
     n_used = defined.sum(axis=0)
     if (n_used < len(draws)).any():
@@ -233,5 +246,5 @@ def _interval(value, draws, average, level) -> Interval:
               for c in columns]  # fmt: skip
     low, high = np.transpose(bounds).reshape(2, *value.shape)
     if value.ndim == 0:
-        return Interval(float(value), float(low), float(high), level, len(draws), int(n_used))
-    return Interval(value, low, high, level, len(draws), n_used)
+        value, low, high, n_used = float(value), float(low), float(high), int(n_used)
+    return Interval(value, low, high, level, len(draws), n_used, draws)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from .groups import join_records, signal_hash
 from .labels import label_mask, multi_hot
 from .leads import LEADS
 from .preprocessing import Preprocessing
-from .records import Record, read_record
+from .records import read_record
 
 CACHE_FORMAT = 1
 _COLUMNS = ("record", "folder", "database", "patient", "snomed", "same_ecg_as")
@@ -305,7 +306,8 @@ def from_folder(
     folder = data_folder(folder)
     rows = read_manifest(folder)
     _check_manifest(folder / "manifest.csv", rows)
-    cached = _cache(folder, rows, preprocessing, cache_dir, progress)
+    files = [_signal_files(folder, row) for row in rows]
+    cached = _cache(files, preprocessing, cache_dir, progress)
     identifiers = [f"{row['folder']}/{row['record']}" for row in rows]
     copies, groups = join_records(
         identifiers,
@@ -350,29 +352,27 @@ def _signal_files(folder: Path, row: dict[str, str]) -> tuple[Path, Path]:
 
 
 def _cache(
-    folder: Path,
-    rows: list[dict],
+    files: list[tuple[Path, Path]],
     preprocessing: Preprocessing,
     cache_dir: str | Path | None,
     progress: bool,
 ) -> Path:
     """Return the folder of prepared signals, made now or found; a folder is whole or not there."""
     key = hashlib.sha256(json.dumps([CACHE_FORMAT, preprocessing.to_dict()]).encode())
-    for row in rows:
-        for path in _signal_files(folder, row):
-            key.update(hashlib.sha256(path.read_bytes()).digest())
+    for path in itertools.chain.from_iterable(files):
+        key.update(hashlib.sha256(path.read_bytes()).digest())
     target = Path(cache_dir or pooch.os_cache("ecgbook")) / key.hexdigest()[:24]
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix="making-", dir=target.parent))
     try:
-        shape = (len(rows), preprocessing.n_samples, len(LEADS))
+        shape = (len(files), preprocessing.n_samples, len(LEADS))
         x = np.lib.format.open_memmap(part / "signals.npy", "w+", np.float32, shape)
-        n_valid, hashes = np.zeros(len(rows), dtype=int), []
-        bar = tqdm(rows, desc="preparing records", unit="record", disable=not progress)
-        for i, row in enumerate(bar):
-            record: Record = read_record(_signal_files(folder, row)[0])
+        n_valid, hashes = np.zeros(len(files), dtype=int), []
+        bar = tqdm(files, desc="preparing records", unit="record", disable=not progress)
+        for i, (header, _) in enumerate(bar):
+            record = read_record(header)
             x[i], mask = preprocessing(record.signal_mv, record.fs_hz)
             n_valid[i] = mask.sum()
             hashes.append(signal_hash(record.signal_mv))

@@ -94,7 +94,8 @@ def evaluate(
         "brier": (metrics.brier, probabilities),
     }
     for name, (metric, p) in by_name.items():
-        each, mean = draw(metric, p=p), draw(metric, p=p, average=True)
+        each = draw(metric, p=p)
+        mean = each.average()
         scores[name] = {"macro": [mean.value, mean.low, mean.high]} | {
             rhythm: [float(v) for v in row]
             for rhythm, *row in zip(RHYTHMS, each.value, each.low, each.high, strict=True)
