@@ -92,10 +92,12 @@ class Converter:
         anchor = f"#{label.lower()}" if label else ""
         return f"{self.book.site}/{page}.html{anchor}"
 
-    def _add(self, page: str, label: str, title: str, number: str = "") -> None:
+    def _add(
+        self, page: str, label: str, title: str, number: str = "", anchor: str | None = None
+    ) -> None:
         if label in self.targets:
             raise PageError(f"{page}: label {label!r} is used twice in the book")
-        self.targets[label] = Target(title, number, self._url(page, label))
+        self.targets[label] = Target(title, number, self._url(page, anchor or label))
 
     def _collect(self, page: str, count: Numbering) -> None:
         for cell in read_cells(self.book.source(page)).cells:
@@ -126,11 +128,8 @@ class Converter:
                     self._add(page, label, heading["title"])
                 waiting = []
         for math in _MATH.finditer(text):
-            if math["label"]:
-                self._add(page, math["label"], "", count.next("equation"))
-                known = self.targets[math["label"]]
-                url = self._url(page, f"equation-{math['label']}")
-                self.targets[math["label"]] = Target(known.title, known.number, url)
+            if label := math["label"]:
+                self._add(page, label, "", count.next("equation"), anchor=f"equation-{label}")
 
     def _find(self, label: str) -> Target:
         if label not in self.targets:
