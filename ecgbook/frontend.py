@@ -1,11 +1,14 @@
-"""From millivolts to tokens: the convolutional stem of the original model."""
+"""From millivolts to tokens: the convolutional stem of the original, and one stem a lead group."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import leads
 from .layers import MaskedBatchNorm1d
 
 
@@ -84,6 +87,65 @@ class ConvStem(nn.Module):
         """
         inside = follow_mask(mask, self.conv1)
         return inside, follow_mask(inside, self.conv2)
+
+
+class LeadBranches(nn.Module):
+    """One stem and one block over time for each group of three leads.
+
+    Parameters
+    ----------
+    blocks : mapping of str to torch.nn.Module
+        For each of `ecgbook.leads.GROUPS` the block behind its stem, such as
+        `ecgbook.mamba.Bidirectional`; called as ``block(tokens, token_mask)``.
+    width, d_model, padding : int
+        As for `ConvStem`.
+
+    Raises
+    ------
+    ValueError
+        If `blocks` does not name the four groups.
+    """
+
+    def __init__(
+        self,
+        blocks: Mapping[str, nn.Module],
+        width: int = 128,
+        d_model: int = 384,
+        padding: int = 100,
+    ):
+        super().__init__()
+        if set(blocks) != set(leads.GROUPS):
+            raise ValueError(
+                f"blocks for {', '.join(blocks)} found, for {', '.join(leads.GROUPS)} wanted"
+            )
+        self.stems = nn.ModuleDict(
+            {name: ConvStem(len(group), width, d_model, padding)
+             for name, group in leads.GROUPS.items()}
+        )  # fmt: skip
+        self.blocks = nn.ModuleDict({name: blocks[name] for name in leads.GROUPS})
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn each lead group into tokens of its own.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, length, 12), float
+            Scaled signal, standard lead order.
+        mask : Tensor, shape (batch, length), bool, optional
+            True where there is signal; everywhere, if omitted.
+
+        Returns
+        -------
+        tokens : Tensor, shape (batch, tokens, 4, d_model)
+            In the order of `ecgbook.leads.GROUPS`.
+        token_mask : Tensor, shape (batch, tokens), bool
+            As `ConvStem` returns it; the same for all groups.
+        """
+        branches = []
+        for name, stem in self.stems.items():
+            tokens, token_mask = stem(x[..., leads.index(name)], mask)
+            branches.append(self.blocks[name](tokens, token_mask))
+        return torch.stack(branches, dim=2), token_mask
 
 
 def follow_mask(mask: Tensor, conv: nn.Conv1d) -> Tensor:

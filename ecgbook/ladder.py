@@ -39,8 +39,22 @@ class Rung:
         return self.model(**self.arguments)
 
 
+_DEPTH = 1  # of the state-space rungs: three seeds and five folds must train on a laptop's CPU
+_SIZE = models.PRESETS["tutorial"]
+_MAMBA2 = {
+    **models.MAMBA2_PRESETS["tutorial"],
+    "n_layers": _DEPTH,
+    "use_multi_branch": False,
+    "use_attention": False,
+}
+
 RUNGS: tuple[Rung, ...] = (
-    Rung("CNN baseline", 3, models.CNNBaseline, {**models.PRESETS["tutorial"], "n_layers": 4}),
+    Rung("CNN baseline", 3, models.CNNBaseline, {**_SIZE, "n_layers": 4}),
+    Rung("Vision Mamba", 5, models.ECGVisionMamba, {**_SIZE, "n_layers": _DEPTH}),
+    Rung(
+        "Mamba-2, one direction", 6, models.EnhancedECGMamba2, {**_MAMBA2, "bidirectional": False}
+    ),
+    Rung("both directions", 7, models.EnhancedECGMamba2, _MAMBA2),
 )
 """The rungs from the bottom up; a rung's place is the number of its row."""
 
@@ -52,7 +66,8 @@ def results() -> dict:
     -------
     dict
         ``rows``: for each rung's name, ``parameters``, ``ms_per_record``, and for ``synthetic``
-        and ``real`` records the scores, the recipe and the ``provenance``.
+        and ``real`` records the scores, the recipe and the ``provenance``; also ``change``, the
+        difference of macro-AUROC and macro-AUPRC to the row before, on the same records.
 
     Raises
     ------
@@ -76,21 +91,26 @@ def table(data: str, upto: int = len(RUNGS) - 1) -> str:
     -------
     str
         Parameters, time a record, and macro-AUROC, AUPRC and F1, each the mean over seeds with
-        the mean bounds of its 95 % interval.
+        the mean bounds of its 95 % interval. The last column is the change of macro-AUROC to the
+        row before, with a paired interval; a dash where no such pair was run.
+
+    Raises
+    ------
+    ValueError
+        If `data` is neither of these, or a row has no results.
     """
-    if data not in ("synthetic", "real"):
-        raise ValueError(f"data={data!r} found, 'synthetic' or 'real' wanted")
-    rows = results()["rows"]
     lines = [
-        "| row | model | parameters | ms a record | macro-AUROC | macro-AUPRC | macro-F1 |",
-        "|---:|:---|---:|---:|:---|:---|:---|",
+        "| row | model | parameters | ms a record | macro-AUROC | macro-AUPRC | macro-F1 "
+        "| change of macro-AUROC |",
+        "|---:|:---|---:|---:|:---|:---|:---|:---|",
     ]
     for number, rung in enumerate(RUNGS[: upto + 1]):
-        row = rows[rung.name]
-        cells = " | ".join(interval(row[data][m]["macro"]) for m in ("auroc", "auprc", "f1"))
+        row, scores = _scores(number, data)
+        cells = [interval(scores[metric]["macro"]) for metric in ("auroc", "auprc", "f1")]
+        cells.append(interval(scores["change"]["auroc"], sign="+") if "change" in scores else "–")
         lines.append(
             f"| {number} | {rung.name} | {row['parameters']:,} | {row['ms_per_record']:.1f} "
-            f"| {cells} |"
+            f"| {' | '.join(cells)} |"
         )
     return "\n".join(lines)
 
@@ -110,7 +130,7 @@ def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
     -------
     str
     """
-    scores = results()["rows"][RUNGS[rung].name][data]
+    _, scores = _scores(rung, data)
     lines = ["| rhythm | positive records | AUROC | AUPRC | F1 |", "|:---|---:|:---|:---|:---|"]
     for rhythm in RHYTHMS:
         count = scores["positives"][rhythm]
@@ -120,13 +140,28 @@ def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
     return "\n".join(lines)
 
 
-def interval(values: list[float | None]) -> str:
+def _scores(number: int, data: str) -> tuple[dict, dict]:
+    """Return a row and its scores on one kind of records."""
+    if data not in ("synthetic", "real"):
+        raise ValueError(f"data={data!r} found, 'synthetic' or 'real' wanted")
+    row = results()["rows"].get(RUNGS[number].name, {})
+    if data not in row:
+        raise ValueError(
+            f"row {number} ({RUNGS[number].name}) has no results on {data} records; run "
+            f"python experiments/ladder.py --rows {number} --data {data}"
+        )
+    return row, row[data]
+
+
+def interval(values: list[float | None], sign: str = "") -> str:
     """Write a value with its interval as ``0.912 [0.890, 0.931]``.
 
     Parameters
     ----------
     values : list of float or None
         Value, low and high; None where JSON has null for NaN.
+    sign : {"", "+"}
+        ``"+"`` writes the sign of positive numbers too, as for a difference.
 
     Returns
     -------
@@ -135,4 +170,5 @@ def interval(values: list[float | None]) -> str:
     """
     if any(v is None for v in values):
         return "not defined"
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
+    value, low, high = (f"{v:{sign}.3f}" for v in values)
+    return f"{value} [{low}, {high}]"

@@ -1,4 +1,4 @@
-"""The named seams of every model: scaling, batch normalization over signal only, masked mean.
+"""The named seams of every model: scaling, normalization, scans, gate, masked mean.
 
 Every step that is not a plain convolution or matrix product has a class of its own here, so that
 a reader can find it by name and an explanation method can put its own rule in its place.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from . import scan
 
 
 class Scale(nn.Module):
@@ -114,3 +117,124 @@ class MaskedMean(nn.Module):
         weight = token_mask.to(tokens.dtype)
         weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
         return (tokens * weight[..., None]).sum(1)
+
+
+class RMSNorm(nn.Module):
+    """Divide each token by the root mean square of its channels, and scale each channel.
+
+    Parameters
+    ----------
+    d : int
+        Channels.
+    eps : float
+        Added to the mean square.
+    groups : int
+        Equal parts of the channels, each with a root mean square of its own.
+
+    Raises
+    ------
+    ValueError
+        If the channels do not fall into `groups` equal parts.
+
+    Notes
+    -----
+    Computed in float32 or better and returned in the dtype of the input.
+    Source: Zhang and Sennrich (2019), arXiv:1910.07467.
+    """
+
+    def __init__(self, d: int, eps: float = 1e-5, groups: int = 1):
+        super().__init__()
+        if groups < 1 or d % groups:
+            raise ValueError(f"groups={groups} found, a divisor of the {d} channels wanted")
+        self.weight = nn.Parameter(torch.ones(d))
+        self.eps, self.groups = eps, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``x (..., d)``."""
+        parts = x.unflatten(-1, (self.groups, -1))
+        normal = F.rms_norm(parts, parts.shape[-1:], eps=self.eps)
+        return (normal.flatten(-2) * self.weight).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Show the sizes in ``print(model)``."""
+        return f"{len(self.weight)}, eps={self.eps}, groups={self.groups}"
+
+
+class Gate(nn.Module):
+    """Multiply a signal by the SiLU of a gate."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = nn.SiLU()
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """Return ``y * silu(z)``; both of one shape."""
+        return y * self.act(z)
+
+
+class SSD(nn.Module):
+    """Mamba-2's scan as a layer without parameters: see `ecgbook.scan.ssd`."""
+
+    def forward(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        reverse: bool = False,
+    ) -> Tensor:
+        """Scan ``x (batch, length, heads, head_dim)``; arguments as for `ecgbook.scan.ssd`."""
+        return scan.ssd(x, dt, A, B, C, D, reverse=reverse)
+
+
+class SelectiveScan(nn.Module):
+    """Mamba-1's scan as a layer without parameters: see `ecgbook.scan.selective_scan`."""
+
+    def forward(
+        self,
+        u: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        reverse: bool = False,
+    ) -> Tensor:
+        """Scan ``u (batch, length, channels)``; arguments as for `ecgbook.scan.selective_scan`.
+
+        The scan runs in the dtype of `dt`, also under autocast, and returns that of `u`.
+        """
+        with torch.autocast(u.device.type, enabled=False):
+            exact = (v.to(dt.dtype) for v in (B, C))
+            y = scan.selective_scan(u.to(dt.dtype), dt, A, *exact, D, reverse=reverse)
+        return y.to(u.dtype)
+
+
+class FeedForward(nn.Module):
+    """A pre-norm residual block of two linear layers, applied to each token.
+
+    ``x + W2 gelu(W1 RMSNorm(x) + b1) + b2``.
+
+    Parameters
+    ----------
+    d_model : int
+        Channels of a token.
+    factor : int
+        Hidden channels per channel of a token.
+    dropout : float
+        Probability of dropping a hidden value in training.
+    """
+
+    def __init__(self, d_model: int, factor: int = 4, dropout: float = 0.1):
+        super().__init__()
+        self.norm = RMSNorm(d_model)
+        self.linear1 = nn.Linear(d_model, factor * d_model)
+        self.act = nn.GELU()
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(factor * d_model, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform ``x (..., d_model)``."""
+        return x + self.linear2(self.dropout(self.act(self.linear1(self.norm(x)))))

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from .frontend import ConvStem
+from .attention import SelfAttention
+from .classifier import TokenClassifier
+from .frontend import ConvStem, LeadBranches
 from .labels import RHYTHMS
-from .layers import MaskedBatchNorm1d, MaskedMean, Scale
+from .layers import FeedForward, MaskedBatchNorm1d, MaskedMean, RMSNorm, Scale
+from .leads import GROUPS
+from .mamba import Bidirectional, Unidirectional
 from .preprocessing import Preprocessing
 from .storage import read_safetensors, write_safetensors
+from .vision_mamba import VisionMambaBlock
 
 PRESETS: dict[str, dict] = {
     "full": {"embed_dim": 384, "stem_width": 128, "stem_padding": 100},
     "tutorial": {"embed_dim": 64, "stem_width": 32, "stem_padding": 7},
 }
 """Keyword arguments of the size of the original and of one that trains on a laptop."""
+
+MAMBA2_PRESETS: dict[str, dict] = {
+    "full": {**PRESETS["full"], "d_state": 128, "head_dim": 64},
+    "tutorial": {**PRESETS["tutorial"], "d_state": 32, "head_dim": 32},
+}
+"""The same with what only `EnhancedECGMamba2` takes."""
 
 PREPROCESSING: dict[str, Preprocessing] = {
     "full": Preprocessing(fs_hz=500, n_samples=8192),
@@ -63,7 +76,7 @@ class ConvBlock(nn.Module):
         return h.transpose(1, 2)
 
 
-class CNNBaseline(nn.Module):
+class CNNBaseline(TokenClassifier):
     """Row 0 of the ladder: the stem, residual convolutions, mean, linear classifier.
 
     Parameters
@@ -84,7 +97,7 @@ class CNNBaseline(nn.Module):
     Raises
     ------
     ValueError
-        If an argument is out of its range, or the input is not ``(batch, length, 12)``.
+        If `kernel_size` is even.
     """
 
     def __init__(
@@ -117,53 +130,186 @@ class CNNBaseline(nn.Module):
         self.pool = MaskedMean()
         self.head = nn.Linear(embed_dim, n_classes)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Classify records.
-
-        Parameters
-        ----------
-        x : Tensor, shape (batch, length, 12), float
-            Signal in mV, standard lead order.
-        mask : Tensor, shape (batch, length), bool, optional
-            True where there is signal; everywhere, if omitted.
-
-        Returns
-        -------
-        Tensor, shape (batch, n_classes)
-            One logit a label.
-        """
-        check_input(x, mask)
-        tokens, token_mask = self.stem(self.scale(x), mask)
+    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the stem and the blocks."""
+        tokens, token_mask = self.stem(x, mask)
         for block in self.blocks:
             tokens = block(tokens, token_mask)
-        return self.head(self.pool(tokens, token_mask))
+        return tokens, token_mask
 
 
-def check_input(x: Tensor, mask: Tensor | None) -> None:
-    """Refuse a batch that is not ``(batch, length, 12)`` with a matching boolean mask.
+class ECGVisionMamba(TokenClassifier):
+    """The original's architecture: the stem, then Vision Mamba blocks.
 
     Parameters
     ----------
-    x : Tensor
-    mask : Tensor or None
+    n_classes : int
+        Labels; five rhythms in this book.
+    embed_dim : int
+        Channels of a token (d_model).
+    n_layers : int
+        Blocks; the original has 24.
+    direction : {"v2", "v1", "none"}
+        How the blocks scan, see `ecgbook.vision_mamba.VisionMambaBlock`. ``"v2"`` is the published
+        model, ``"none"`` what its library's slow path silently makes of it.
+    d_state : int
+        State size of a channel.
+    stem_width, stem_padding : int
+        See `ecgbook.frontend.ConvStem`.
+    dropout : float
+        Probability of dropping a value of the tokens in front of the blocks, in training.
+
+    Notes
+    -----
+    The original adds a learned table of 730 positions, one a token and one for a class token in
+    the middle, and classifies that one token. Here there is neither, and the mean over the tokens
+    that see signal is classified: a record may have any length, padding cannot change the result,
+    and the order is known to the convolutions and scans anyway.
+
+    Source: the stem and the 24 blocks of ECG-Mamba; Zhu et al. (2024), arXiv:2401.09417 (the
+    blocks).
+    """
+
+    def __init__(
+        self,
+        n_classes: int = len(RHYTHMS),
+        embed_dim: int = 384,
+        n_layers: int = 24,
+        direction: str = "v2",
+        d_state: int = 16,
+        stem_width: int = 128,
+        stem_padding: int = 100,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.config = {
+            "n_classes": n_classes,
+            "embed_dim": embed_dim,
+            "n_layers": n_layers,
+            "direction": direction,
+            "d_state": d_state,
+            "stem_width": stem_width,
+            "stem_padding": stem_padding,
+            "dropout": dropout,
+        }
+        self.scale = Scale()
+        self.stem = ConvStem(12, stem_width, embed_dim, stem_padding)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            VisionMambaBlock(embed_dim, direction, d_state) for _ in range(n_layers)
+        )
+        self.norm = RMSNorm(embed_dim)
+        self.pool = MaskedMean()
+        self.head = nn.Linear(embed_dim, n_classes)
+
+    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the stem and the blocks."""
+        tokens, token_mask = self.stem(x, mask)
+        tokens = self.dropout(tokens)
+        for block in self.blocks:
+            tokens = block(tokens, token_mask)
+        return self.norm(tokens), token_mask
+
+
+class EnhancedECGMamba2(TokenClassifier):
+    """The system of the book: lead branches, bidirectional Mamba-2, attention.
+
+    The stem sees all leads; a stem and a Mamba-2 block see each lead group. What they make of a
+    stretch of signal is fused to one token. Mamba-2 and feed-forward blocks follow, then one
+    block of self-attention, the mean, and a linear classifier.
+
+    Parameters
+    ----------
+    n_classes : int
+        Labels; five rhythms in this book.
+    embed_dim : int
+        Channels of a token (d_model).
+    n_layers : int
+        Mamba-2 blocks behind the fusion, each with a feed-forward block.
+    use_multi_branch, use_attention : bool
+        Whether to build the lead branches and the attention block.
+    bidirectional : bool
+        Whether the Mamba-2 blocks scan in both directions; if not, none of them does.
+    d_state, head_dim : int
+        State size and channels of a head of Mamba-2.
+    n_heads : int
+        Heads of the attention.
+    stem_width, stem_padding : int
+        See `ecgbook.frontend.ConvStem`.
+    dropout : float
+        Probability, in training, of dropping a value of the tokens in front of the blocks and
+        inside the feed-forward parts.
 
     Raises
     ------
     ValueError
-        Naming the shape found and the shape wanted.
+        If a size does not divide another one that it has to.
     """
-    if x.ndim != 3 or x.shape[-1] != 12:
-        hint = "; transpose the last two axes" if x.ndim == 3 and x.shape[1] == 12 else ""
-        raise ValueError(
-            f"input of shape {tuple(x.shape)} found, (batch, length, 12) in mV wanted{hint}"
+
+    def __init__(
+        self,
+        n_classes: int = len(RHYTHMS),
+        embed_dim: int = 384,
+        n_layers: int = 4,
+        use_multi_branch: bool = True,
+        use_attention: bool = True,
+        *,
+        bidirectional: bool = True,
+        d_state: int = 128,
+        head_dim: int = 64,
+        n_heads: int = 4,
+        stem_width: int = 128,
+        stem_padding: int = 100,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.config = {
+            "n_classes": n_classes,
+            "embed_dim": embed_dim,
+            "n_layers": n_layers,
+            "use_multi_branch": use_multi_branch,
+            "use_attention": use_attention,
+            "bidirectional": bidirectional,
+            "d_state": d_state,
+            "head_dim": head_dim,
+            "n_heads": n_heads,
+            "stem_width": stem_width,
+            "stem_padding": stem_padding,
+            "dropout": dropout,
+        }
+        block = partial(
+            Bidirectional if bidirectional else Unidirectional, embed_dim, d_state, head_dim
         )
-    if x.shape[1] < 64:
-        raise ValueError(f"input of {x.shape[1]} samples found, at least 64 wanted")
-    if mask is not None and (mask.shape != x.shape[:2] or mask.dtype.is_floating_point):
-        raise ValueError(
-            f"mask of shape {tuple(mask.shape)}, {mask.dtype} found, "
-            f"{tuple(x.shape[:2])}, torch.bool wanted"
+        self.scale = Scale()
+        self.stem = ConvStem(12, stem_width, embed_dim, stem_padding)
+        self.branches = self.fusion = self.attention = None
+        if use_multi_branch:
+            over_time = {name: block() for name in GROUPS}
+            self.branches = LeadBranches(over_time, stem_width, embed_dim, stem_padding)
+            self.fusion = nn.Linear((1 + len(GROUPS)) * embed_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(block() for _ in range(n_layers))
+        self.feed_forwards = nn.ModuleList(
+            FeedForward(embed_dim, dropout=dropout) for _ in range(n_layers)
         )
+        if use_attention:
+            self.attention = SelfAttention(embed_dim, n_heads, dropout)
+        self.norm = RMSNorm(embed_dim)
+        self.pool = MaskedMean()
+        self.head = nn.Linear(embed_dim, n_classes)
+
+    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run stem, branches, blocks and attention, as far as they are built."""
+        tokens, token_mask = self.stem(x, mask)
+        if self.branches is not None:
+            branches, _ = self.branches(x, mask)
+            tokens = self.fusion(torch.cat([tokens, branches.flatten(2)], dim=-1))
+        tokens = self.dropout(tokens)
+        for block, feed_forward in zip(self.blocks, self.feed_forwards, strict=True):
+            tokens = feed_forward(block(tokens, token_mask))
+        if self.attention is not None:
+            tokens = self.attention(tokens, token_mask)
+        return self.norm(tokens), token_mask
 
 
 @dataclass(frozen=True)
@@ -233,7 +379,8 @@ def load(path: str | Path) -> Bundle:
         If the file is no model of this package.
     """
     tensors, header = read_safetensors(path)
-    cls = {c.__name__: c for c in (CNNBaseline,)}.get(header.get("model"))
+    known = {c.__name__: c for c in (CNNBaseline, ECGVisionMamba, EnhancedECGMamba2)}
+    cls = known.get(header.get("model"))
     if cls is None:
         raise ValueError(f"{path}: model {header.get('model')!r} found, a model of ecgbook wanted")
     model = cls(**header["config"])

@@ -2,34 +2,44 @@
 
     python experiments/ladder.py                     # every rung, synthetic and real
     python experiments/ladder.py --rows 0 --data real
+    python experiments/ladder.py --rows 1 --data synthetic --seeds 2
 
 Synthetic: training, validation and test records are drawn from different seeds, so no patient is
 shared. Real: patient-wise cross-validation over the distinct records of ECGBOOK_DATA; the
 out-of-fold predictions are scored together. Early stopping and thresholds use a validation part
 that is cut from the training folds by patient. Intervals: 1,000 bootstrap draws over patients
-for each seed; value and bounds are then averaged over the seeds.
+for each seed; value and bounds are then averaged over the seeds. The change to the row before is
+that of the same seed on the same records, with the same draws for both.
+
+Each run, one rung with one seed, leaves a file of predictions. A row is written when the runs of
+all seeds are there, so runs may be shared out among processes that work at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+import re
+import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from provenance import provenance
 
-from ecgbook import data, evaluation, ladder, models, splits, synthetic
+from ecgbook import data, evaluation, ladder, metrics, models, splits, synthetic
+from ecgbook.bootstrap import paired_bootstrap
 from ecgbook.data import ECGDataset
-from ecgbook.storage import write_json
+from ecgbook.storage import read_safetensors, write_json, write_safetensors
 from ecgbook.training import Recipe, fingerprint, fit
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "ladder.json"
+PREDICTIONS = HERE / "results" / "ladder_predictions"
+LOCK = Path(tempfile.gettempdir()) / "ecgbook-ladder.lock"
 STEPS = models.PREPROCESSING["tutorial"]
 SEEDS = (0, 1, 2)
 RECIPE = {
@@ -49,34 +59,98 @@ def synthetic_part(part: str) -> ECGDataset:
     return ECGDataset(**{**vars(made), "groups": made.groups + 1_000_000 * number})
 
 
+def load(source: str) -> dict[str, ECGDataset]:
+    """Return the records of one kind; those called ``test`` are scored."""
+    if source == "synthetic":
+        return {part: synthetic_part(part) for part in N_SYNTHETIC}
+    folder = data.data_folder()
+    if folder is None:
+        raise SystemExit("ECGBOOK_DATA is not set: real records wanted")
+    return {"test": data.from_folder(folder, STEPS).distinct()}
+
+
 def train(rung: ladder.Rung, training: ECGDataset, valid: ECGDataset, recipe: Recipe):
     """Train a rung from its seed; return its bundle."""
     torch.manual_seed(recipe.seed)
     return fit(rung.build(), training, valid, recipe, progress=False)
 
 
-def on_synthetic(rung: ladder.Rung, seed: int, parts: dict[str, ECGDataset]) -> tuple[dict, list]:
-    """Score a rung on synthetic records."""
-    recipe = Recipe(**{**asdict(RECIPE["synthetic"]), "seed": seed})
+def on_synthetic(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]):
+    """Return probabilities and thresholds of the test part, and the epochs that were trained."""
     bundle = train(rung, parts["train"], parts["valid"], recipe)
     probabilities = evaluation.predict(bundle.model, parts["test"])
-    return evaluation.evaluate(parts["test"], probabilities, bundle.thresholds), [
-        len(bundle.card["epochs"])
-    ]
+    return probabilities, bundle.thresholds, [len(bundle.card["epochs"])]
 
 
-def on_real(rung: ladder.Rung, seed: int, records: ECGDataset) -> tuple[dict, list]:
-    """Score a rung on real records by patient-wise cross-validation."""
-    recipe = Recipe(**{**asdict(RECIPE["real"]), "seed": seed})
+def on_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]):
+    """Return the same by patient-wise cross-validation, thresholds one row a record."""
+    records, epochs = parts["test"], []
     probabilities, thresholds = np.zeros_like(records.y), np.zeros_like(records.y)
-    epochs = []
-    for rest, test in splits.patient_folds(records, N_FOLDS, seed):
-        training, valid = splits.split_by_patient(records.subset(rest), (0.85, 0.15), seed)
+    for fold, (rest, test) in enumerate(splits.patient_folds(records, N_FOLDS, recipe.seed)):
+        training, valid = splits.split_by_patient(records.subset(rest), (0.85, 0.15), recipe.seed)
         bundle = train(rung, training, valid, recipe)
         probabilities[test] = evaluation.predict(bundle.model, records.subset(test))
         thresholds[test] = bundle.thresholds
         epochs.append(len(bundle.card["epochs"]))
-    return evaluation.evaluate(records, probabilities, thresholds), epochs
+        print(f"  fold {fold + 1} of {N_FOLDS}: {epochs[-1]} epochs", flush=True)
+    return probabilities, thresholds, epochs
+
+
+def run_file(rung: ladder.Rung, source: str, seed: int) -> Path:
+    """Return the file of one run, such as ``cnn-baseline-real-0.safetensors``."""
+    name = re.sub(r"\W+", "-", rung.name.lower())
+    return PREDICTIONS / f"{name}-{source}-{seed}.safetensors"
+
+
+def task(rung: ladder.Rung, source: str, seed: int, data_sha256: str) -> dict:
+    """Say what a run does, as its file does: a run of another task is not reused."""
+    return {
+        "model": rung.model.__name__,
+        "arguments": dict(rung.arguments),
+        "recipe": asdict(replace(RECIPE[source], seed=seed)),
+        "data_sha256": data_sha256,
+    }
+
+
+def run(number: int, source: str, seed: int, parts: dict[str, ECGDataset], sha256: str) -> None:
+    """Train and score one rung with one seed; write the file of the run."""
+    rung, start = ladder.RUNGS[number], time.perf_counter()
+    made_with = provenance(
+        f"python experiments/ladder.py --rows {number} --data {source}",
+        data_sha256=sha256,
+        preprocessing=STEPS.to_dict(),
+    )
+    print(f"{rung.name}, {source}, seed {seed}", flush=True)
+    recipe = replace(RECIPE[source], seed=seed)
+    work = on_synthetic if source == "synthetic" else on_real
+    probabilities, thresholds, epochs = work(rung, recipe, parts)
+    scores = evaluation.evaluate(parts["test"], probabilities, thresholds)
+    minutes = (time.perf_counter() - start) / 60
+    header = {
+        "task": task(rung, source, seed, sha256),
+        "scores": scores,
+        "epochs": epochs,
+        "minutes": minutes,
+        "provenance": made_with,
+    }
+    tensors = {"probabilities": torch.from_numpy(probabilities)}
+    write_safetensors(run_file(rung, source, seed), tensors, header)
+    macro = ladder.interval(scores["auroc"]["macro"])
+    print(f"  macro-AUROC {macro}, {minutes:.1f} minutes", flush=True)
+
+
+def finished(number: int, source: str, sha256: str) -> list[tuple[np.ndarray, dict]] | None:
+    """Return probabilities and header of a rung's runs, one a seed; None if one is not there."""
+    rung, runs = ladder.RUNGS[number], []
+    for seed in SEEDS:
+        file = run_file(rung, source, seed)
+        if not file.is_file():
+            return None
+        tensors, header = read_safetensors(file)
+        if header["task"] != task(rung, source, seed, sha256):
+            return None
+        runs.append((tensors["probabilities"].numpy(), header))
+    return runs
 
 
 def mean_over_seeds(runs: list[dict]) -> dict:
@@ -84,11 +158,31 @@ def mean_over_seeds(runs: list[dict]) -> dict:
     merged = {"records": runs[0]["records"], "positives": runs[0]["positives"], "seeds": len(runs)}
     for metric in ("auroc", "auprc", "f1", "ece", "brier"):
         merged[metric] = {
-            name: np.mean([run[metric][name] for run in runs], axis=0) for name in runs[0][metric]
+            name: average([run[metric][name] for run in runs]) for name in runs[0][metric]
         }
-    merged["challenge"] = np.mean([run["challenge"] for run in runs], axis=0)
+    merged["challenge"] = average([run["challenge"] for run in runs])
     merged["auroc_by_seed"] = [run["auroc"]["macro"][0] for run in runs]
     return merged
+
+
+def average(intervals: list[list[float | None]]) -> np.ndarray:
+    """Average values, lows and highs over seeds; None, as files write NaN, makes NaN."""
+    return np.mean(np.array(intervals, dtype=float), axis=0)
+
+
+def change(before: list, after: list, test: ECGDataset) -> dict:
+    """Compare two rows seed by seed, record by record; average over the seeds."""
+    result = {}
+    for name, metric in (("auroc", metrics.auroc), ("auprc", metrics.auprc)):
+        pairs = [
+            paired_bootstrap(
+                metric, test.y, p_a, p_b, groups=test.groups, mask=test.y_mask, average=True
+            )
+            for (p_a, _), (p_b, _) in zip(before, after, strict=True)
+        ]
+        result[name] = average([[pair.value, pair.low, pair.high] for pair in pairs])
+        result[f"{name}_by_seed"] = [pair.value for pair in pairs]
+    return result
 
 
 def ms_per_record(rung: ladder.Rung) -> float:
@@ -105,49 +199,56 @@ def ms_per_record(rung: ladder.Rung) -> float:
     return float(np.median(times[1:]))
 
 
+def write_row(number: int, source: str, test: ECGDataset, sha256: str) -> None:
+    """Write a row whose runs are all there, and its change and that of the next row."""
+    rung, runs = ladder.RUNGS[number], finished(number, source, sha256)
+    if runs is None:
+        print(f"{rung.name}, {source}: row not written, runs of some seeds are missing")
+        return
+    headers = [header for _, header in runs]
+    made_with = headers[0]["provenance"]
+    for key in ("commit", "date"):  # runs may come from different days
+        made_with[key] = ", ".join(sorted({header["provenance"][key] for header in headers}))
+    scores = mean_over_seeds([header["scores"] for header in headers]) | {
+        "recipe": asdict(RECIPE[source]),
+        "split": N_SYNTHETIC if source == "synthetic" else {"folds": N_FOLDS},
+        "epochs_by_seed": [header["epochs"] for header in headers],
+        "minutes": sum(header["minutes"] for header in headers),
+        "provenance": made_with,
+    }
+    about = {
+        "chapter": rung.chapter,
+        "parameters": sum(p.numel() for p in rung.build().parameters()),
+        "ms_per_record": ms_per_record(rung),
+    }
+    with FileLock(LOCK):
+        rows = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() else {}
+        rows[rung.name] = rows.get(rung.name, {}) | about | {source: scores}
+        for later in range(max(number, 1), min(number + 2, len(ladder.RUNGS))):
+            pair = [finished(n, source, sha256) for n in (later - 1, later)]
+            row = rows.get(ladder.RUNGS[later].name, {}).get(source)
+            if row is not None:
+                row.pop("change", None)
+                if None not in pair:
+                    row["change"] = change(*pair, test)
+        in_order = [rung.name for rung in ladder.RUNGS if rung.name in rows]
+        write_json(RESULT, {"rows": {name: rows[name] for name in in_order}})
+
+
 def main() -> None:
-    """Run the rungs that the command line names."""
+    """Make the runs that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=range(len(ladder.RUNGS)))
     parser.add_argument("--data", choices=("synthetic", "real"), nargs="+")
+    parser.add_argument("--seeds", type=int, choices=SEEDS, nargs="+", default=SEEDS)
     options = parser.parse_args()
-    wanted = options.data or ("synthetic", "real")
-    result = json.loads(RESULT.read_text()) if RESULT.is_file() else {"rows": {}}
-    for source in wanted:
-        if source == "synthetic":
-            inputs = {part: synthetic_part(part) for part in N_SYNTHETIC}
-        else:
-            folder = data.data_folder()
-            if folder is None:
-                raise SystemExit("ECGBOOK_DATA is not set: real records wanted")
-            inputs = data.from_folder(folder, STEPS).distinct()
+    for source in options.data or ("synthetic", "real"):
+        parts = load(source)
+        sha256 = fingerprint(*parts.values())
         for number in options.rows:
-            rung = ladder.RUNGS[number]
-            made_with = provenance(
-                "python " + " ".join(["experiments/ladder.py", *sys.argv[1:]]),
-                data_sha256=fingerprint(inputs) if source == "real" else None,
-                preprocessing=STEPS.to_dict(),
-            )
-            runs, epochs, start = [], [], time.perf_counter()
-            for seed in SEEDS:
-                scores, trained = (on_synthetic if source == "synthetic" else on_real)(
-                    rung, seed, inputs
-                )
-                runs.append(scores)
-                epochs.append(trained)
-                print(f"{rung.name}, {source}, seed {seed}: {scores['auroc']['macro']}", flush=True)
-            row = result["rows"].setdefault(rung.name, {})
-            row["chapter"] = rung.chapter
-            row["parameters"] = sum(p.numel() for p in rung.build().parameters())
-            row["ms_per_record"] = ms_per_record(rung)
-            row[source] = mean_over_seeds(runs) | {
-                "recipe": asdict(RECIPE[source]),
-                "split": N_SYNTHETIC if source == "synthetic" else {"folds": N_FOLDS},
-                "epochs_by_seed": epochs,
-                "minutes": (time.perf_counter() - start) / 60,
-                "provenance": made_with,
-            }
-            write_json(RESULT, result)
+            for seed in options.seeds:
+                run(number, source, seed, parts, sha256)
+            write_row(number, source, parts["test"], sha256)
 
 
 if __name__ == "__main__":

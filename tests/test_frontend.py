@@ -1,9 +1,10 @@
-"""The stem: the original's sizes, the tokens that see nothing, and padding that changes nothing."""
+"""Stem and branches: the original's sizes, and padding that changes nothing."""
 
 import pytest
 import torch
 
-from ecgbook.frontend import ConvStem, follow_mask
+from ecgbook import leads
+from ecgbook.frontend import ConvStem, LeadBranches, follow_mask
 
 
 def trained_stem(**arguments):
@@ -87,3 +88,57 @@ def test_follow_mask_window_by_window(kernel, stride, padding):
             sees = any(start <= s < end for s in window)
             within = all(start - padding <= s < end + padding for s in window)
             assert got[i] == (sees and within)
+
+
+class Nothing(torch.nn.Module):
+    def forward(self, tokens, token_mask):
+        return tokens
+
+
+def branches(block=Nothing, **arguments):
+    torch.manual_seed(0)
+    made = LeadBranches({name: block() for name in leads.GROUPS}, **arguments)
+    for _ in range(3):
+        made(torch.randn(4, 1024, 12))
+    return made.eval()
+
+
+def test_each_branch_sees_its_three_leads_and_no_other():
+    made = branches(width=8, d_model=16, padding=7)
+    x = torch.randn(1, 512, 12, requires_grad=True)
+    tokens, _ = made(x)
+    assert tokens.shape == (1, made.stems["limb"](x[..., :3])[0].shape[1], 4, 16)
+    for i, names in enumerate((("I", "II", "III"), ("aVR", "aVL", "aVF"), ("V1", "V2", "V3"),
+                               ("V4", "V5", "V6"))):  # fmt: skip
+        (gradient,) = torch.autograd.grad(tokens[:, :, i].sum(), x, retain_graph=True)
+        seen = torch.nonzero(gradient.abs().sum((0, 1))).flatten().tolist()
+        assert [leads.LEADS[j] for j in seen] == list(names)
+
+
+def test_each_branch_is_a_stem_of_its_own_with_its_block_behind():
+    class Negative(torch.nn.Module):
+        def forward(self, tokens, token_mask):
+            return -tokens * token_mask[..., None]
+
+    made = branches(Negative, width=8, d_model=16, padding=100)
+    x = torch.randn(2, 1000, 12)
+    mask = torch.arange(1000).expand(2, -1) < torch.tensor([[1000], [600]])
+    tokens, token_mask = made(x, mask)
+    for i, (name, group) in enumerate(leads.GROUPS.items()):
+        expected, expected_mask = made.stems[name](x[..., leads.index(group)], mask)
+        assert torch.equal(tokens[:, :, i], -expected * expected_mask[..., None])
+        assert torch.equal(token_mask, expected_mask)
+    whole = ConvStem(12, 8, 16, 100)
+    assert torch.equal(token_mask, whole(x, mask)[1])  # so that they can be joined
+    weights = [stem.conv1.weight for stem in made.stems.values()]
+    assert all((a != b).any() for a, b in zip(weights, weights[1:], strict=False))
+
+
+def test_a_branch_stem_has_the_parameters_of_the_drawing():
+    full = LeadBranches({name: Nothing() for name in leads.GROUPS})
+    assert [sum(p.numel() for p in s.parameters()) for s in full.stems.values()] == [743_680] * 4
+
+
+def test_blocks_must_be_named_for_the_four_groups():
+    with pytest.raises(ValueError, match="for limb, chest found, for limb, augmented, anterior"):
+        LeadBranches({"limb": Nothing(), "chest": Nothing()})

@@ -1,12 +1,24 @@
-"""The ladder: rungs that build, and tables that show what the results file holds."""
+"""The ladder: rungs that build, results that belong together, tables that show them."""
 
+import importlib.util
 import json
+import threading
+import time
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from ecgbook import ladder
+from ecgbook import evaluation, ladder, metrics
+from ecgbook.data import ECGDataset
 from ecgbook.labels import RHYTHMS
+from ecgbook.preprocessing import Preprocessing
+from ecgbook.storage import read_safetensors, write_json
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+SOURCES = ("synthetic", "real")
 
 
 def test_every_rung_builds_and_classifies():
@@ -16,13 +28,18 @@ def test_every_rung_builds_and_classifies():
     assert len({rung.name for rung in ladder.RUNGS}) == len(ladder.RUNGS)
 
 
+def test_a_step_within_one_class_changes_only_what_it_is_named_for():
+    one, both = ladder.RUNGS[2], ladder.RUNGS[3]
+    assert one.build().config == both.build().config | {"bidirectional": False}
+
+
 def test_the_committed_results_cover_every_rung_with_three_seeds_and_provenance():
     rows = ladder.results()["rows"]
     assert set(rows) == {rung.name for rung in ladder.RUNGS}
     for rung in ladder.RUNGS:
         row = rows[rung.name]
         assert row["parameters"] == sum(p.numel() for p in rung.build().parameters())
-        for data in ("synthetic", "real"):
+        for data in SOURCES:
             scores = row[data]
             assert scores["seeds"] >= 3 and len(scores["auroc_by_seed"]) == scores["seeds"]
             mean = sum(scores["auroc_by_seed"]) / scores["seeds"]
@@ -33,6 +50,163 @@ def test_the_committed_results_cover_every_rung_with_three_seeds_and_provenance(
         assert row["real"]["provenance"]["data_sha256"]
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_each_committed_change_is_that_of_two_rows_on_the_same_records(source):
+    scores = [ladder.results()["rows"][rung.name][source] for rung in ladder.RUNGS]
+    for a, b in zip(scores, scores[1:], strict=False):
+        assert a["provenance"]["data_sha256"] == b["provenance"]["data_sha256"]
+        for metric in ("auroc", "auprc"):
+            value, low, high = b["change"][metric]
+            assert value == pytest.approx(b[metric]["macro"][0] - a[metric]["macro"][0])
+            assert value == pytest.approx(np.mean(b["change"][f"{metric}_by_seed"]))
+            assert low < value < high
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_each_committed_row_comes_from_the_runs_beside_it(source):
+    experiment = load_experiment()
+    for rung in ladder.RUNGS:
+        scores = ladder.results()["rows"][rung.name][source]
+        for seed, auroc in enumerate(scores["auroc_by_seed"]):
+            tensors, header = read_safetensors(experiment.run_file(rung, source, seed))
+            sha256 = scores["provenance"]["data_sha256"]
+            assert header["task"] == experiment.task(rung, source, seed, sha256)
+            assert header["scores"]["auroc"]["macro"][0] == auroc
+            assert tensors["probabilities"].shape == (scores["records"], len(RHYTHMS))
+
+
+def load_experiment():
+    spec = importlib.util.spec_from_file_location("ladder_script", EXPERIMENTS / "ladder.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXPERIMENTS)  # it imports its neighbour
+        spec.loader.exec_module(module)
+    return module
+
+
+def guesses(y, number, seed):
+    """Make up probabilities that are hard for the same records in every row, better higher up."""
+    hard = np.random.default_rng(seed).random(y.shape)
+    own = np.random.default_rng([number, seed]).random(y.shape)
+    return ((0.1 + 0.1 * number) * y + hard + 0.3 * own).astype(np.float32) / 2
+
+
+@pytest.fixture
+def experiment(monkeypatch, tmp_path):
+    """The script, writing to a folder of the test, with predictions that no model made."""
+    module = load_experiment()
+
+    def predictions(rung, recipe, parts):
+        number = [r.name for r in ladder.RUNGS].index(rung.name)
+        return guesses(parts["test"].y, number, recipe.seed), np.full(5, 0.5), [1]
+
+    monkeypatch.setattr(module, "RESULT", tmp_path / "ladder.json")
+    monkeypatch.setattr(module, "PREDICTIONS", tmp_path / "predictions")
+    monkeypatch.setattr(module, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(module, "ms_per_record", lambda rung: 1.0)
+    monkeypatch.setattr(module, "on_real", predictions)
+    few = partial(evaluation.evaluate, n_draws=50)
+    monkeypatch.setattr(evaluation, "evaluate", few)
+    return module
+
+
+@pytest.fixture
+def parts():
+    y = np.random.default_rng(0).integers(0, 2, (40, 5)).astype(np.float32)
+    number = np.arange(len(y))
+    dataset = ECGDataset(
+        x=np.zeros((len(y), 64, 12), np.float32),
+        n_valid=np.full(len(y), 64),
+        y=y,
+        y_mask=np.ones(y.shape, bool),
+        names=number.astype(str),
+        databases=number.astype(str),
+        groups=number // 2,
+        copies=number,
+        preprocessing=Preprocessing(fs_hz=125, n_samples=64),
+    )
+    return {"test": dataset}
+
+
+def rows_of(experiment):
+    return json.loads(experiment.RESULT.read_text())["rows"]
+
+
+def test_a_row_is_written_when_all_its_seeds_are_there(experiment, parts, capsys):
+    for seed in (2, 0):
+        experiment.run(0, "real", seed, parts, "hash")
+    experiment.write_row(0, "real", parts["test"], "hash")
+    assert not experiment.RESULT.exists() and "seeds are missing" in capsys.readouterr().out
+    experiment.run(0, "real", 1, parts, "another hash")  # of other records: not of this row
+    experiment.write_row(0, "real", parts["test"], "hash")
+    assert not experiment.RESULT.exists()
+    experiment.run(0, "real", 1, parts, "hash")
+    experiment.write_row(0, "real", parts["test"], "hash")
+    scores = rows_of(experiment)["CNN baseline"]["real"]
+    assert scores["seeds"] == 3 and "change" not in scores
+    for seed, auroc in enumerate(scores["auroc_by_seed"]):
+        y = parts["test"].y
+        assert auroc == pytest.approx(np.mean(metrics.auroc(y, guesses(y, 0, seed))))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_change_is_the_difference_whichever_row_is_ready_first(experiment, parts, order):
+    for number in order:
+        for seed in experiment.SEEDS:
+            experiment.run(number, "real", seed, parts, "hash")
+        experiment.write_row(number, "real", parts["test"], "hash")
+    rows = rows_of(experiment)
+    assert list(rows) == [rung.name for rung in ladder.RUNGS[:2]]
+    before, after = (row["real"] for row in rows.values())
+    for metric in ("auroc", "auprc"):
+        value, low, high = after["change"][metric]
+        assert value == pytest.approx(after[metric]["macro"][0] - before[metric]["macro"][0])
+        assert low < value < high
+    by_seed = np.subtract(after["auroc_by_seed"], before["auroc_by_seed"])
+    assert after["change"]["auroc_by_seed"] == pytest.approx(by_seed)
+    # paired: narrower than if the records of the two rows had nothing to do with each other
+    _, low, high = after["change"]["auroc"]
+    widths = [row["auroc"]["macro"][2] - row["auroc"]["macro"][1] for row in (before, after)]
+    assert high - low < 0.8 * np.hypot(*widths) and "change" not in before
+
+
+def test_a_change_to_runs_that_are_no_longer_there_is_dropped(experiment, parts):
+    for number in (0, 1):
+        for seed in experiment.SEEDS:
+            experiment.run(number, "real", seed, parts, "hash")
+        experiment.write_row(number, "real", parts["test"], "hash")
+    assert "change" in rows_of(experiment)["Vision Mamba"]["real"]
+    experiment.run_file(ladder.RUNGS[1], "real", 0).unlink()
+    experiment.write_row(0, "real", parts["test"], "hash")
+    row = rows_of(experiment)["Vision Mamba"]["real"]
+    assert "change" not in row and row["seeds"] == 3
+
+
+def test_rows_that_are_written_at_the_same_time_do_not_lose_each_other(
+    experiment, parts, monkeypatch
+):
+    def slow(path, content):
+        time.sleep(0.3)  # the other row has read the file by now, if it may
+        write_json(path, content)
+
+    monkeypatch.setattr(experiment, "write_json", slow)
+    monkeypatch.setattr(experiment, "change", lambda *_: {"auroc": [0, 0, 0]})
+    for number in (0, 1):
+        for seed in experiment.SEEDS:
+            experiment.run(number, "real", seed, parts, "hash")
+    threads = [
+        threading.Thread(target=experiment.write_row, args=(n, "real", parts["test"], "hash"))
+        for n in (0, 1)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = rows_of(experiment)
+    assert set(rows) == {"CNN baseline", "Vision Mamba"}
+    assert "change" in rows["Vision Mamba"]["real"]
+
+
 @pytest.fixture
 def made_up(monkeypatch):
     entry = {name: [0.5, 0.4, 0.6] for name in ("macro", *RHYTHMS)}
@@ -40,18 +214,32 @@ def made_up(monkeypatch):
     scores = {"auroc": entry, "auprc": entry, "f1": {**entry, "macro": [0.1234, 0.1, 0.2]}}
     scores["positives"] = dict(zip(RHYTHMS, (900, 80, 12, 60, 20), strict=True))
     row = {"parameters": 1234567, "ms_per_record": 2.345, "real": scores}
-    result = {"rows": {ladder.RUNGS[0].name: row}}
+    better = row | {"real": scores | {"change": {"auroc": [0.0126, -0.003, 0.028]}}}
+    result = {"rows": {ladder.RUNGS[0].name: row, ladder.RUNGS[1].name: better}}
     monkeypatch.setattr(ladder, "results", lambda: json.loads(json.dumps(result)))
 
 
 def test_the_table_shows_the_numbers(made_up):
-    line = ladder.table("real", upto=0).splitlines()[-1]
-    assert line == (
+    head, _, first, second = ladder.table("real", upto=1).splitlines()
+    assert first == (
         "| 0 | CNN baseline | 1,234,567 | 2.3 | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] "
-        "| 0.123 [0.100, 0.200] |"
+        "| 0.123 [0.100, 0.200] | – |"
     )
+    assert second.startswith("| 1 | Vision Mamba |")
+    assert second.endswith("| +0.013 [-0.003, +0.028] |")
+    assert head.count("|") == first.count("|") == second.count("|")
+    assert ladder.table("real", upto=0).splitlines() == [head, _, first]
+
+
+def test_a_table_of_what_was_not_run_says_what_to_run(made_up):
     with pytest.raises(ValueError, match="data='reel' found"):
         ladder.table("reel")
+    with pytest.raises(
+        ValueError, match=r"row 2 .* run python experiments/ladder.py --rows 2 --da"
+    ):
+        ladder.table("real")
+    with pytest.raises(ValueError, match="row 0 .* no results on synthetic"):
+        ladder.rhythm_table(0, "synthetic")
 
 
 def test_the_rhythm_table_marks_the_rare_and_says_what_is_not_defined(made_up):

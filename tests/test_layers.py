@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from ecgbook.layers import MaskedBatchNorm1d, MaskedMean, Scale
+from ecgbook.layers import (
+    SSD,
+    FeedForward,
+    Gate,
+    MaskedBatchNorm1d,
+    MaskedMean,
+    RMSNorm,
+    Scale,
+    SelectiveScan,
+)
+from ecgbook.recurrences import selective_scan_recurrence, ssd_recurrence
 
 
 def masked_case(seed=0):
@@ -78,3 +88,67 @@ def test_batch_norm_of_half_precision_sums_in_single(dtype):
     y = norm(x, mask)
     torch.testing.assert_close(norm.running_mean, torch.full((3,), 0.1))
     torch.testing.assert_close(y[..., :2].float().abs(), torch.ones(2, 3, 2))
+
+
+def drawn(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_rms_norm_divides_each_group_by_its_root_mean_square(groups):
+    norm, x = RMSNorm(12, eps=0.1, groups=groups).double(), drawn(2, 5, 12)
+    with torch.no_grad():
+        norm.weight.copy_(drawn(12, seed=1))
+    parts = x.numpy().reshape(2, 5, groups, -1)
+    wanted = parts / np.sqrt((parts**2).mean(-1, keepdims=True) + 0.1)
+    wanted = wanted.reshape(2, 5, 12) * norm.weight.detach().numpy()
+    np.testing.assert_allclose(norm(x).detach(), wanted, atol=1e-12)
+    with pytest.raises(ValueError, match="groups=5 found, a divisor of the 12 channels wanted"):
+        RMSNorm(12, groups=5)
+
+
+def test_rms_norm_of_half_precision_sums_in_single():
+    x = drawn(4, 4096).bfloat16()
+    wanted = (x.double() / x.double().square().mean(-1, keepdim=True).sqrt()).bfloat16()
+    found = RMSNorm(4096)(x)
+    assert found.dtype == torch.bfloat16
+    assert (found == wanted).double().mean() > 0.99
+
+
+def test_gate_is_the_product_with_silu():
+    y, z = drawn(3, 4), drawn(3, 4, seed=1)
+    torch.testing.assert_close(Gate()(y, z), y * z / (1 + torch.exp(-z)))
+
+
+def test_feed_forward_is_two_linear_layers_on_each_token():
+    block, x = FeedForward(6, factor=3, dropout=0.5).double().eval(), drawn(2, 5, 6)
+    p = {k: v.detach() for k, v in block.named_parameters()}
+    h = x / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-5) * p["norm.weight"]
+    h = h @ p["linear1.weight"].T + p["linear1.bias"]
+    h = h * 0.5 * (1 + torch.erf(h / 2**0.5))
+    wanted = x + h @ p["linear2.weight"].T + p["linear2.bias"]
+    torch.testing.assert_close(block(x), wanted, atol=1e-12, rtol=0)
+    assert not torch.equal(block.train()(x), block(x))  # dropout draws anew
+    assert sum(v.numel() for v in FeedForward(384).parameters()) == 1_181_952
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_scan_layers_are_the_recurrences(reverse):
+    x, B, C, D = drawn(2, 9, 4, 3), drawn(2, 9, 2, 5, seed=1), drawn(2, 9, 2, 5, seed=2), drawn(4)
+    dt, A = drawn(2, 9, 4, seed=3).exp(), -drawn(4, seed=4).exp()
+    wanted = ssd_recurrence(x, dt, A, B, C, D, reverse=reverse)
+    torch.testing.assert_close(SSD()(x, dt, A, B, C, D, reverse), wanted)
+    u, A, B, C = x.flatten(2), -drawn(12, 5, seed=4).exp(), B[:, :, 0], C[:, :, 0]
+    dt, D = drawn(2, 9, 12, seed=3).exp(), drawn(12)
+    wanted = selective_scan_recurrence(u, dt, A, B, C, D, reverse=reverse)
+    torch.testing.assert_close(SelectiveScan()(u, dt, A, B, C, D, reverse), wanted)
+
+
+def test_selective_scan_runs_in_single_under_autocast():
+    u, dt, B, C = (drawn(2, 40, n, seed=n).bfloat16() for n in (6, 6, 5, 5))
+    dt, A = dt.float().exp(), -drawn(6, 5).float().exp()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = SelectiveScan()(u, dt, A, B, C)
+    wanted = selective_scan_recurrence(*(v.double() for v in (u, dt, A, B, C)))
+    torch.testing.assert_close(found, wanted.bfloat16(), atol=1e-5, rtol=2**-7)

@@ -1,43 +1,105 @@
-"""Models: shapes, counts, padding that changes no logit, and files that give the model back."""
+"""Models: counts, padding that changes no logit, directions, and files that give them back."""
 
 import numpy as np
 import pytest
 import torch
 
 from ecgbook import models, storage
-from ecgbook.models import PREPROCESSING, PRESETS, Bundle, CNNBaseline
+from ecgbook.models import (
+    MAMBA2_PRESETS,
+    PREPROCESSING,
+    PRESETS,
+    Bundle,
+    CNNBaseline,
+    ECGVisionMamba,
+    EnhancedECGMamba2,
+)
+
+PLAIN = {"use_multi_branch": False, "use_attention": False}
+KINDS = {
+    "cnn": (CNNBaseline, PRESETS, {}),
+    "vision mamba v2": (ECGVisionMamba, PRESETS, {}),
+    "vision mamba v1": (ECGVisionMamba, PRESETS, {"direction": "v1"}),
+    "vision mamba none": (ECGVisionMamba, PRESETS, {"direction": "none"}),
+    "enhanced": (EnhancedECGMamba2, MAMBA2_PRESETS, {}),
+    "enhanced, plain": (EnhancedECGMamba2, MAMBA2_PRESETS, PLAIN),
+    "enhanced, one direction": (EnhancedECGMamba2, MAMBA2_PRESETS, {"bidirectional": False}),
+}
 
 
-def trained(preset="tutorial", **arguments):
+def trained(kind="cnn", preset="tutorial", n_layers=2, **arguments):
     torch.manual_seed(0)
-    model = CNNBaseline(**{**PRESETS[preset], **arguments})
+    cls, presets, more = KINDS[kind]
+    model = cls(**{**presets[preset], **more, "n_layers": n_layers, **arguments})
     with torch.no_grad():
-        for _ in range(3):
-            model(torch.randn(4, 1024, 12))
+        for _ in range(3):  # running statistics as training leaves them, not 0 and 1
+            model(torch.randn(2, 512, 12))
     return model.eval()
 
 
-def test_parameters_by_module_at_both_sizes():
-    counts = {}
-    for preset in PRESETS:
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def by_module(model):
+    return {name: count(part) for name, part in model.named_children() if count(part)}
+
+
+def test_parameters_of_the_baseline_by_module_at_both_sizes():
+    for preset, d, stem in (("full", 384, 759_808), ("tutorial", 64, 36_288)):
+        blocks, head = 4 * (2 * d * d * 7 + 4 * d), 5 * d + 5
         model = CNNBaseline(**PRESETS[preset])
-        counts[preset] = [
-            sum(p.numel() for p in part.parameters())
-            for part in (model.stem, model.blocks, model.head, model)
-        ]
-    d, k = 384, 7
-    blocks = 4 * (2 * d * d * k + 4 * d)
-    assert counts["full"] == [759_808, blocks, 5 * d + 5, 759_808 + blocks + 5 * d + 5]
-    d = 64
-    blocks = 4 * (2 * d * d * k + 4 * d)
-    assert counts["tutorial"] == [36_288, blocks, 5 * d + 5, 36_288 + blocks + 5 * d + 5]
+        assert by_module(model) == {"stem": stem, "blocks": blocks, "head": head}
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_padding_a_record_changes_no_logit(preset):
-    model = trained(preset, n_layers=2)
+def test_parameters_of_the_original_by_module():
+    parts = by_module(ECGVisionMamba())
+    blocks = 24 * 1_043_328
+    assert parts == {"stem": 759_808, "blocks": blocks, "norm": 384, "head": 1_925}
+    one_way = by_module(ECGVisionMamba(direction="none", n_layers=1))
+    assert 1_043_328 - one_way["blocks"] == 79_104
+
+
+def test_parameters_of_the_enhanced_model_by_module_at_both_sizes():
+    model = EnhancedECGMamba2()
+    feed_forward = 1_181_952
+    assert by_module(model) == {
+        "stem": 759_808,
+        "branches": 2_974_720 + 9_131_296,
+        "fusion": 737_664,
+        "blocks": 4 * 2_282_824,
+        "feed_forwards": 4 * feed_forward,
+        "attention": 591_360 + 384 + feed_forward,
+        "norm": 384,
+        "head": 1_925,
+    }
+    assert count(model) == 29_238_597
+    assert count(model.branches.stems) == 2_974_720
+    assert [count(block) for block in model.branches.blocks.values()] == [2_282_824] * 4
+    assert count(EnhancedECGMamba2(use_multi_branch=False)) == 16_394_917
+    assert count(EnhancedECGMamba2(**PLAIN)) == 14_621_221
+    tutorial = EnhancedECGMamba2(**MAMBA2_PRESETS["tutorial"])
+    assert count(tutorial) == 915_717
+    assert by_module(tutorial) == {
+        "stem": 36_288,
+        "branches": 129_024 + 273_504,
+        "fusion": 20_544,
+        "blocks": 273_504,
+        "feed_forwards": 406_112 - 273_504,
+        "attention": 49_856,
+        "norm": 64,
+        "head": 325,
+    }
+
+
+@pytest.mark.parametrize(
+    ("preset", "kind"), [*(("tutorial", kind) for kind in KINDS), ("full", "cnn"),
+                         ("full", "vision mamba v2"), ("full", "enhanced")]
+)  # fmt: skip
+def test_padding_a_record_changes_no_logit(preset, kind):
+    model = trained(kind, preset, n_layers=2 if preset == "tutorial" else 1)
     steps = PREPROCESSING[preset]
-    for seconds in (10.0, 4.504):
+    for seconds in (10.0, 4.504) if preset == "tutorial" else (4.504,):
         n = round(seconds * steps.fs_hz)
         x = torch.randn(2, n, 12)
         padded = torch.full((2, steps.n_samples, 12), -3.0)  # what lies there must not matter
@@ -49,44 +111,77 @@ def test_padding_a_record_changes_no_logit(preset):
         assert (alone - without).abs().max() > 1e-3  # the mask is what makes it so
 
 
-def test_every_parameter_gets_a_gradient():
-    model = trained().train()
-    model(torch.randn(2, 2048, 12)).square().sum().backward()
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_a_gradient(kind):
+    model = trained(kind).train()
+    model(torch.randn(2, 512, 12)).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        assert parameter.grad.isfinite().all(), name
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"),
+    ("kind", "arguments", "both_ways"),
     [
-        ((2, 12, 2048), r"\(2, 12, 2048\) found.*transpose"),
-        ((2048, 12), r"\(2048, 12\) found, \(batch, length, 12\)"),
-        ((2, 2048, 8), r"\(2, 2048, 8\) found"),
-        ((2, 20, 12), "20 samples found, at least 64"),
+        ("vision mamba v2", {}, True),
+        ("vision mamba v1", {}, True),
+        ("vision mamba none", {}, False),
+        ("enhanced, plain", {}, True),
+        ("enhanced, plain", {"use_multi_branch": True}, True),
+        ("enhanced, one direction", {"use_attention": False}, False),  # nor do the branches
+        ("enhanced, one direction", {"use_multi_branch": False}, True),  # attention looks ahead
     ],
 )
-def test_a_wrong_input_is_named(shape, message):
-    with pytest.raises(ValueError, match=message):
-        trained()(torch.zeros(shape))
+def test_the_last_sample_reaches_the_first_token_only_where_a_part_looks_ahead(
+    kind, arguments, both_ways
+):
+    model = trained(kind, **arguments)
+    x = torch.randn(1, 512, 12, requires_grad=True)
+    tokens, _ = model.tokens(model.scale(x))
+    ahead = torch.autograd.grad(tokens[0, 0].square().sum(), x, retain_graph=True)[0][0, -1]
+    back = torch.autograd.grad(tokens[0, -1].square().sum(), x)[0][0, 0]
+    assert (ahead != 0).any() == both_ways
+    assert (back != 0).any()
 
 
-def test_a_wrong_mask_or_argument_is_named():
-    with pytest.raises(ValueError, match=r"mask of shape \(2, 100\)"):
-        trained()(torch.zeros(2, 2048, 12), torch.ones(2, 100, dtype=torch.bool))
-    with pytest.raises(ValueError, match="torch.float32 found"):
-        trained()(torch.zeros(2, 2048, 12), torch.ones(2, 2048))
+def test_dropout_acts_in_training_only():
+    for kind in KINDS:
+        model, x = trained(kind, dropout=0.5), torch.randn(2, 512, 12)
+        assert torch.equal(model(x), model(x))
+        model.train()
+        assert not torch.equal(model(x), model(x)), kind
+        model = trained(kind, dropout=0.0).train()
+        assert torch.equal(model(x), model(x)), kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_argument_is_refused(kind):
+    cls = KINDS[kind][0]
+    with pytest.raises(TypeError, match="embed_dims"):
+        cls(embed_dims=64)
+
+
+def test_an_argument_out_of_range_and_a_wrong_input_are_named():
     with pytest.raises(ValueError, match="kernel_size=4 found, an odd number"):
         CNNBaseline(kernel_size=4)
-    with pytest.raises(TypeError, match="embed_dims"):
-        CNNBaseline(embed_dims=64)
+    with pytest.raises(ValueError, match="direction='v3' found"):
+        ECGVisionMamba(direction="v3", n_layers=1)
+    with pytest.raises(ValueError, match="n_heads=5 found, a divisor of d_model=64"):
+        EnhancedECGMamba2(**MAMBA2_PRESETS["tutorial"], n_heads=5)
+    with pytest.raises(ValueError, match="head_dim=48 found"):
+        EnhancedECGMamba2(**{**MAMBA2_PRESETS["tutorial"], "head_dim": 48})
+    for kind in KINDS:
+        with pytest.raises(ValueError, match=r"\(2, 2048, 8\) found, \(batch, length, 12\)"):
+            trained(kind)(torch.zeros(2, 2048, 8))
 
 
-def test_a_saved_model_comes_back_with_all_it_needs(tmp_path):
-    model = trained(n_layers=2, dropout=0.3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_comes_back_with_all_it_needs(tmp_path, kind):
+    model = trained(kind, dropout=0.3)
     bundle = Bundle(model, PREPROCESSING["tutorial"], np.linspace(0.1, 0.9, 5), {"data": "x"})
     again = models.load(models.save(bundle, tmp_path / "m.safetensors"))
-    x = torch.randn(2, 2048, 12)
-    assert torch.equal(again.model(x), model(x))
+    x = torch.randn(2, 512, 12)
+    assert type(again.model) is type(model) and torch.equal(again.model(x), model(x))
     assert not again.model.training and again.model.config == model.config
     assert again.preprocessing == bundle.preprocessing and again.card == bundle.card
     np.testing.assert_array_equal(again.thresholds, bundle.thresholds)

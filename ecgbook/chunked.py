@@ -1,0 +1,317 @@
+"""The chunked algorithms behind `ecgbook.scan`, with backward passes of their own.
+
+Both scans go through the sequence chunk by chunk, so that temporaries stay in a CPU's cache, and
+keep only the states between chunks for the backward pass. It recomputes a chunk, adds masked terms
+and never subtracts large numbers; no exponent is ever positive.
+
+Letters in comments: b batch, q steps of a chunk, h heads, p head_dim, g groups of r heads each,
+n d_state. Matrix products are written so that no second factor is transposed, which BLAS does at
+half the speed for matrices of this size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CACHED_CELLS = 400_000  # cells of one temporary that are computed at once on a CPU
+
+
+def cuts(length: int, chunk: int, reverse: bool) -> list[slice]:
+    """Cut a sequence into chunks, in the order of the scan.
+
+    Parameters
+    ----------
+    length, chunk : int
+    reverse : bool
+        From the last chunk to the first.
+
+    Returns
+    -------
+    list of slice
+    """
+    parts = [slice(start, min(start + chunk, length)) for start in range(0, length, chunk)]
+    return parts[::-1] if reverse else parts
+
+
+class ChunkedSSD(torch.autograd.Function):
+    """Mamba-2's scan; arguments as of `ecgbook.scan.ssd`, in its order."""
+
+    @staticmethod
+    def forward(ctx, x, dt, A, B, C, D, initial_state, chunk, reverse):
+        """Scan, keeping the state before each chunk."""
+        work = _SSDChunks(x, dt, A, B, D, chunk, reverse)
+        states = [work.start(initial_state)]
+        states += [torch.empty_like(states[0]) for _ in work.cuts[1:]]
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for rows in work.rows:
+            for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
+                parts = (v[rows, cut] for v in (x, dt, B, C, y))
+                work.forward(*parts, state[rows], None if behind is None else behind[rows])
+        ctx.save_for_backward(x, dt, A, B, C, D, *states)
+        ctx.chunk, ctx.reverse, ctx.has_state = chunk, reverse, initial_state is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        """Go back chunk by chunk with the gradient of the state between them."""
+        x, dt, A, B, C, D, *states = ctx.saved_tensors
+        work = _SSDChunks(x, dt, A, B, D, ctx.chunk, ctx.reverse)
+        dx, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
+                           for v in (x, dt, B, C))  # fmt: skip
+        dA, dD, dstate = torch.zeros_like(A), torch.zeros_like(A), torch.zeros_like(states[0])
+        for rows in work.rows:
+            for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
+                parts = (v[rows, cut] for v in (x, dt, B, C, dy, dx, ddt, dB, dC))
+                dA_part, dD_part = work.backward(*parts, state[rows], dstate[rows])
+                dA += dA_part
+                dD += dD_part
+        if D is None:
+            dD = None
+        dinitial = work.as_given(dstate) if ctx.has_state else None
+        return dx, ddt, dA, dB, dC, dD, dinitial, None, None
+
+
+class _SSDChunks:
+    """One chunk at a time, in buffers that all chunks share; states are (b, g, n, r p)."""
+
+    def __init__(self, x, dt, A, B, D, chunk, reverse):
+        (self.b, length, self.h, self.p), (self.g, self.n) = x.shape, B.shape[2:]
+        self.r = self.h // self.g
+        self.A, self.D, self.reverse = A, D, reverse
+        self.low, self.exact = x.dtype, dt.dtype  # of matrix products and of everything else
+        self.cuts = cuts(length, chunk, reverse)
+        q = min(chunk, length)
+        step = max(1, CACHED_CELLS // (self.h * q * q)) if x.device.type == "cpu" else self.b
+        self.rows = [slice(i, min(i + step, self.b)) for i in range(0, self.b, step)]
+        upto = dt.new_ones(q, q)
+        self.upto = upto.triu() if reverse else upto.tril()  # (t, s): 1 where s is not after t
+        self.buffers = {}
+
+    def start(self, initial_state: Tensor | None) -> Tensor:
+        """Return the first state in this class's layout."""
+        if initial_state is None:
+            return self.A.new_zeros(self.b, self.g, self.n, self.r * self.p)
+        state = initial_state.reshape(self.b, self.g, self.r * self.p, self.n)
+        return state.transpose(-1, -2).contiguous()
+
+    def as_given(self, state: Tensor) -> Tensor:
+        """Return a state in the layout of the public function."""
+        return state.transpose(-1, -2).reshape(self.b, self.h, self.p, self.n)
+
+    def room(self, name: str, *shape: int, dtype=None) -> Tensor:
+        """Return a shared buffer: memory that was just used is in the cache."""
+        size = math.prod(shape)
+        if name not in self.buffers or len(self.buffers[name]) < size:
+            self.buffers[name] = self.A.new_empty(size, dtype=dtype or self.exact)
+        return self.buffers[name][:size].view(shape)
+
+    def by_head(self, v: Tensor) -> Tensor:
+        """(b q h p) to (b h, q, p); a view if b is 1."""
+        return v.transpose(1, 2).reshape(-1, v.shape[1], self.p)
+
+    def by_group(self, v: Tensor) -> Tensor:
+        """(b q h p) to (b g, q, r p); a view if b or g is 1."""
+        b, q = v.shape[:2]
+        return v.reshape(b, q, self.g, -1).transpose(1, 2).reshape(b * self.g, q, -1)
+
+    def by_step(self, v: Tensor) -> Tensor:
+        """(b g, q, r p) back to (b q h p)."""
+        q = v.shape[1]
+        return v.view(-1, self.g, q, self.r * self.p).transpose(1, 2).reshape(-1, q, self.h, self.p)
+
+    def within(self, dt, B, C):
+        """Return what both passes need of a chunk.
+
+        The decay L (b h q q) from step s to t, not masked; from the state before the chunk to t
+        (b q h); from s to the state behind (b q h); over the chunk (b g 1 r 1); B and C
+        (b g, q, n); and G = C B^T, masked (b g, q, q).
+        """
+        b, q, h = dt.shape
+        upto = self.upto[:q, :q]
+        sums = upto @ (dt * self.A)
+        total = sums[:, :1] if self.reverse else sums[:, -1:]
+        heads = sums.transpose(1, 2).contiguous()
+        L = self.room("L", b, h, q, q)
+        torch.sub(heads[..., None], heads[..., None, :], out=L).clamp_(max=0).exp_()
+        B, C = (v.transpose(1, 2).reshape(-1, q, self.n) for v in (B, C))
+        G = torch.bmm(C, B.transpose(1, 2)).mul_(upto)
+        whole = total.exp().view(b, self.g, 1, self.r, 1)
+        return L, sums.exp(), (total - sums).exp_(), whole, B, C, G
+
+    def mix(self, L, G, b, q):
+        """Return W (b h, q, q) with ``y = W x`` within the chunk: L * G, D on the diagonal."""
+        W = self.room("W", b, self.h, q, q, dtype=self.low)
+        grouped = (b, self.g, self.r, q, q)
+        torch.mul(L.view(grouped), G.view(b, self.g, 1, q, q), out=W.view(grouped))
+        if self.D is not None:
+            W.diagonal(0, -2, -1).add_(self.D[:, None])
+        return W.view(-1, q, q)
+
+    def add_product(self, state, left, right):
+        """Add ``left @ right`` to a state."""
+        state = state.view(-1, *state.shape[2:])
+        if self.low == self.exact:
+            state.baddbmm_(left, right)
+        else:
+            state += left @ right
+
+    def forward(self, x, dt, B, C, y, state, behind):
+        """Write y (b q h p) and the state behind the chunk."""
+        (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
+        L, into, out, whole, B, C, G = self.within(dt, B, C)
+        W = self.mix(L.mul_(dt.transpose(1, 2)[:, :, None]), G, b, q)
+        near = torch.bmm(W, self.by_head(x), out=self.room("near", b * h, q, p, dtype=self.low))
+        S = state.view(b * g, n, r * p).to(self.low)
+        far = torch.bmm(C, S, out=self.room("far", b * g, q, r * p, dtype=self.low))
+        torch.mul(self.by_step(far), into[..., None], out=y)
+        y += near.view(b, h, q, p).transpose(1, 2)
+        if behind is not None:
+            fed = self.room("fed", b, q, h, p, dtype=self.low)
+            torch.mul(x, (dt * out)[..., None], out=fed)
+            torch.mul(state.view(b, g, n, r, p), whole, out=behind.view(b, g, n, r, p))
+            self.add_product(behind, B.transpose(1, 2), self.by_group(fed))
+
+    def backward(self, x, dt, B, C, dy, dx, ddt, dB, dC, state, dstate):
+        """Write the gradients; turn `dstate` from that behind the chunk to that before it."""
+        (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
+        exact, low, upto = self.exact, self.low, self.upto[:q, :q]
+        before = upto.T.clone().fill_diagonal_(0)  # (s, u): 1 where s is before u
+        L, into, out, whole, B, C, G = self.within(dt, B, C)
+        grouped, states = (b, g, r, q, q), (b, g, n, r, p)
+
+        # Within the chunk: y_t = sum over s of W_ts x_s.
+        Y = self.by_head(dy)
+        x_t = self.room("x_t", b, h, p, q, dtype=low).copy_(x.permute(0, 2, 3, 1))
+        dW = torch.bmm(Y, x_t.view(-1, p, q), out=self.room("dW", b * h, q, q, dtype=low))
+        dW = dW.view(b, h, q, q)
+        dD = dW.diagonal(0, -2, -1).sum((0, 2), dtype=exact)
+        steps = dt.transpose(1, 2)[:, :, None]
+        stepped = torch.mul(L, steps, out=self.room("stepped", b, h, q, q))
+        W = self.mix(stepped, G, b, q)
+        near = torch.bmm(W.transpose(1, 2), Y, out=self.room("near", b * h, q, p, dtype=low))
+        dG = stepped.mul_(dW).view(grouped).sum(2).mul_(upto).view(-1, q, q).to(low)
+        pairs = stepped.view(grouped).mul_(G.view(b, g, 1, q, q))
+        alone = L.mul_(dW).view(grouped).mul_(G.view(b, g, 1, q, q)).view(b, h, q, q).sum(2)
+
+        # Through the states: y_t += into_t S^T C_t, and dt_s out_s x_s B_s^T is fed to the next.
+        S, dS = (v.view(b * g, n, r * p).to(low) for v in (state, dstate))
+        S_t, dS_t = (self.room(k, b * g, r * p, n, dtype=low) for k in ("S_t", "dS_t"))
+        for i in range(b * g):
+            S_t[i].copy_(S[i].T)
+            dS_t[i].copy_(dS[i].T)
+        seen = torch.mul(dy, into[..., None], out=self.room("seen", b, q, h, p, dtype=low))
+        fed = torch.mul(x, (dt * out)[..., None], out=self.room("fed", b, q, h, p, dtype=low))
+        pulled, fed = self.by_group(seen), self.by_group(fed)
+        gC, gB = (self.room(k, b * g, q, n, dtype=low) for k in ("gC", "gB"))
+        torch.baddbmm(torch.bmm(dG, B), pulled, S_t, out=gC)
+        torch.baddbmm(torch.bmm(dG.transpose(1, 2), C), fed, dS_t, out=gB)
+        dC.copy_(gC.view(b, g, q, n).transpose(1, 2))
+        dB.copy_(gB.view(b, g, q, n).transpose(1, 2))
+        kept = torch.mul(dstate, state, out=self.room("kept", *state.shape))
+        dwhole = (kept.view(states).sum((2, 4), keepdim=True) * whole).view(b, 1, h)
+        far = torch.bmm(B, dS, out=self.room("far", b * g, q, r * p, dtype=low))
+        far = self.by_step(far) * out[..., None].to(low)
+        dstate.view(states).mul_(whole)
+        self.add_product(dstate, C.transpose(1, 2), pulled)
+        came = torch.bmm(C, S, out=self.room("came", b * g, q, r * p, dtype=low))
+        enter = seen.mul_(self.by_step(came)).sum(-1, dtype=exact)
+        leave = torch.mul(far, x, out=self.room("seen", b, q, h, p, dtype=low))
+        leave = leave.sum(-1, dtype=exact)
+
+        # The log decay of step u takes part in all pairs s < u <= t, in what enters before or at
+        # t >= u, in what leaves from s < u, and in what passes the whole chunk.
+        spans = torch.mm(pairs.view(-1, q), before, out=self.room("spans", b * h * q, q))
+        da = spans.view(b, h, q, q).mul_(upto).sum(2).transpose(1, 2)
+        da = da + upto.T @ enter + before.T @ (leave * dt) + dwhole
+        torch.mul(far, dt[..., None].to(low), out=dx)
+        dx += near.view(b, h, q, p).transpose(1, 2)
+        ddt.copy_(alone.transpose(1, 2) + leave + da * self.A)
+        return (da * dt).sum((0, 1)), dD
+
+
+class ChunkedSelectiveScan(torch.autograd.Function):
+    """Mamba-1's scan; arguments as of `ecgbook.scan.selective_scan`, in its order.
+
+    In a chunk, time comes first, so that the states of one step are one block of memory.
+    """
+
+    @staticmethod
+    def forward(ctx, u, dt, A, B, C, D, chunk, reverse):
+        """Scan, keeping the state before each chunk."""
+        work = _SelectiveChunks(u, A, chunk, reverse)
+        y, state, states = torch.empty_like(u), u.new_zeros(len(u), *A.shape), []
+        for cut in work.cuts:
+            states.append(state)
+            _, _, h = work.states(dt[:, cut], dt[:, cut] * u[:, cut], A, B[:, cut], state)
+            y[:, cut] = (h @ C[:, cut].transpose(0, 1)[..., None])[..., 0].transpose(0, 1)
+            state = h[0 if reverse else -1].clone()
+        if D is not None:
+            y += D * u
+        ctx.save_for_backward(u, dt, A, B, C, D, *states)
+        ctx.chunk, ctx.reverse = chunk, reverse
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        """Go back chunk by chunk with the gradient of the state between them."""
+        u, dt, A, B, C, D, *states = ctx.saved_tensors
+        du, ddt, dB, dC = (torch.empty_like(v) for v in (u, dt, B, C))
+        work = _SelectiveChunks(u, A, ctx.chunk, ctx.reverse)
+        dA, dstate = torch.zeros_like(A), torch.zeros_like(states[0])
+        for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
+            fed = dt[:, cut] * u[:, cut]
+            decay, earlier, h = work.states(dt[:, cut], fed, A, B[:, cut], state)
+            Y, steps = dy[:, cut].transpose(0, 1), dt[:, cut].transpose(0, 1)
+            g = work.room("g", len(h))  # gradient of the states
+            torch.mul(Y[..., None], C[:, cut].transpose(0, 1)[:, :, None], out=g)
+            order = range(len(h)) if ctx.reverse else range(len(h))[::-1]
+            g[order[0]] += dstate
+            for later, t in zip(order, order[1:], strict=False):
+                g[t].addcmul_(decay[later], g[later])
+            torch.mul(decay[order[-1]], g[order[-1]], out=dstate)
+            dC[:, cut] = (Y[:, :, None] @ h)[:, :, 0].transpose(0, 1)
+            dB[:, cut] = (fed.transpose(0, 1)[:, :, None] @ g)[:, :, 0].transpose(0, 1)
+            dfed = (g @ B[:, cut].transpose(0, 1)[..., None])[..., 0].transpose(0, 1)
+            log_decay = g.mul_(decay).mul_(earlier)  # gradient of dt_t A
+            through = torch.mul(log_decay, A, out=decay).sum(-1)
+            ddt[:, cut] = through.transpose(0, 1) + dfed * u[:, cut]
+            du[:, cut] = dfed * dt[:, cut]
+            dA += log_decay.mul_(steps[..., None]).sum((0, 1))
+        dD = None
+        if D is not None:
+            dD = (dy * u).sum((0, 1))
+            du += D * dy
+        return du, ddt, dA, dB, dC, dD, None, None
+
+
+class _SelectiveChunks:
+    """The states of one chunk at a time, in buffers that all chunks share."""
+
+    def __init__(self, u, A, chunk, reverse):
+        self.cuts, self.reverse = cuts(u.shape[1], chunk, reverse), reverse
+        self.shape, self.A, self.buffers = (len(u), *A.shape), A, {}
+        self.most = min(chunk, u.shape[1]) + 1
+
+    def room(self, name: str, steps: int) -> Tensor:
+        """Return a shared buffer (steps, b, channels, n)."""
+        if name not in self.buffers:
+            self.buffers[name] = self.A.new_empty(self.most, *self.shape)
+        return self.buffers[name][:steps]
+
+    def states(self, dt, fed, A, B, state):
+        """Return the decays, the states before each step and those after it."""
+        q = dt.shape[1]
+        decay, h = self.room("decay", q), self.room("h", q + 1)
+        earlier, after = (h[1:], h[:-1]) if self.reverse else (h[:-1], h[1:])
+        torch.mul(dt.transpose(0, 1)[..., None], A, out=decay).exp_()
+        torch.mul(fed.transpose(0, 1)[..., None], B.transpose(0, 1)[:, :, None], out=after)
+        h[-1 if self.reverse else 0] = state
+        for t in range(q)[::-1] if self.reverse else range(q):
+            after[t].addcmul_(decay[t], earlier[t])
+        return decay, earlier, after

@@ -1,0 +1,192 @@
+"""State-space scans as their equations say them: slow, plain, and the measure of the fast forms.
+
+Source: T. Dao and A. Gu (2024), arXiv:2405.21060 (Mamba-2); A. Gu and T. Dao (2023),
+arXiv:2312.00752 (Mamba-1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ssd_recurrence(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    reverse: bool = False,
+) -> Tensor:
+    """Follow Mamba-2's recurrence one step at a time.
+
+    ``S_t = exp(dt_t A) S_{t-1} + dt_t x_t B_t^T`` and ``y_t = S_t C_t + D x_t``.
+
+    Parameters
+    ----------
+    x, dt, A, B, C, D, initial_state, reverse
+        As for `ecgbook.scan.ssd`, and so are the errors.
+
+    Returns
+    -------
+    Tensor, shape (batch, length, heads, head_dim)
+    """
+    check_ssd(x, dt, A, B, C, D, initial_state)
+    batch, length, heads, head_dim = x.shape
+    B, C = (v.repeat_interleave(heads // v.shape[2], dim=2) for v in (B, C))
+    state = initial_state
+    if state is None:
+        state = x.new_zeros(batch, heads, head_dim, B.shape[-1])
+    ys = [x[:, 0]] * length
+    for t in reversed(range(length)) if reverse else range(length):
+        decay = torch.exp(dt[:, t] * A)[..., None, None]
+        state = decay * state + (dt[:, t, :, None] * x[:, t])[..., None] * B[:, t, :, None]
+        ys[t] = (state @ C[:, t, :, :, None])[..., 0]
+    y = torch.stack(ys, dim=1)
+    return y if D is None else y + D[:, None] * x
+
+
+def ssd_matrix(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None
+) -> Tensor:
+    """Compute Mamba-2's scan as one masked matrix product a head: quadratic in the length.
+
+    ``y = (L * C B^T) diag(dt) x + D x`` with ``L_ts = exp(sum of dt_r A over s < r <= t)``.
+
+    Parameters
+    ----------
+    x, dt, A, B, C, D
+        As for `ecgbook.scan.ssd`, and so are the errors.
+
+    Returns
+    -------
+    Tensor, shape (batch, length, heads, head_dim)
+    """
+    check_ssd(x, dt, A, B, C, D, None)
+    heads = x.shape[2]
+    B, C = (v.repeat_interleave(heads // v.shape[2], dim=2).transpose(1, 2) for v in (B, C))
+    M = segment_sum((dt * A).transpose(1, 2)).exp() * (C @ B.transpose(-1, -2))
+    y = (M @ (dt[..., None] * x).transpose(1, 2)).transpose(1, 2)
+    return y if D is None else y + D[:, None] * x
+
+
+def segment_sum(a: Tensor) -> Tensor:
+    """Sum every segment of a sequence, without subtracting large numbers.
+
+    Parameters
+    ----------
+    a : Tensor, shape (..., length)
+
+    Returns
+    -------
+    Tensor, shape (..., length, length)
+        Entry (t, s) is the sum of ``a_r`` over s < r <= t, and minus infinity for s > t.
+    """
+    length = a.shape[-1]
+    after = torch.ones(length, length, dtype=torch.bool, device=a.device).tril(-1)
+    sums = torch.where(after, a[..., :, None], 0).cumsum(-2)
+    return sums.masked_fill(after.T, -torch.inf)
+
+
+def selective_scan_recurrence(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    reverse: bool = False,
+) -> Tensor:
+    """Follow Mamba-1's recurrence one step at a time.
+
+    ``h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t`` and ``y_t = h_t C_t + D u_t``, a channel at a time.
+
+    Parameters
+    ----------
+    u, dt, A, B, C, D, reverse
+        As for `ecgbook.scan.selective_scan`, and so are the errors.
+
+    Returns
+    -------
+    Tensor, shape (batch, length, channels)
+    """
+    check_selective(u, dt, A, B, C, D)
+    state = u.new_zeros(u.shape[0], *A.shape)
+    ys = [u[:, 0]] * u.shape[1]
+    for t in reversed(range(len(ys))) if reverse else range(len(ys)):
+        state = torch.exp(dt[:, t, :, None] * A) * state
+        state = state + (dt[:, t] * u[:, t])[..., None] * B[:, t, None]
+        ys[t] = (state * C[:, t, None]).sum(-1)
+    y = torch.stack(ys, dim=1)
+    return y if D is None else y + D * u
+
+
+def check_ssd(x, dt, A, B, C, D, initial_state) -> None:
+    """Check the shapes of Mamba-2's scan.
+
+    Parameters
+    ----------
+    x, dt, A, B, C, D, initial_state
+        As for `ecgbook.scan.ssd`.
+
+    Raises
+    ------
+    ValueError
+        Naming the tensor, the shape found and the shape wanted.
+    """
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} found, (batch, length, heads, head_dim) wanted"
+        )
+    batch, length, heads, head_dim = x.shape
+    if B.ndim != 4 or heads % max(1, B.shape[2]):
+        raise ValueError(
+            f"B of shape {tuple(B.shape)} found, (batch, length, groups, d_state) wanted "
+            f"with groups dividing the {heads} heads"
+        )
+    groups, d_state = B.shape[2:]
+    _check_shapes(
+        dt=(dt, (batch, length, heads)),
+        A=(A, (heads,)),
+        B=(B, (batch, length, groups, d_state)),
+        C=(C, (batch, length, groups, d_state)),
+        D=(D, (heads,)),
+        initial_state=(initial_state, (batch, heads, head_dim, d_state)),
+    )
+
+
+def check_selective(u, dt, A, B, C, D) -> None:
+    """Check the shapes of Mamba-1's scan.
+
+    Parameters
+    ----------
+    u, dt, A, B, C, D
+        As for `ecgbook.scan.selective_scan`.
+
+    Raises
+    ------
+    ValueError
+        Naming the tensor, the shape found and the shape wanted.
+    """
+    if u.ndim != 3 or 0 in u.shape:
+        raise ValueError(f"u of shape {tuple(u.shape)} found, (batch, length, channels) wanted")
+    if A.ndim != 2:
+        raise ValueError(f"A of shape {tuple(A.shape)} found, (channels, d_state) wanted")
+    (batch, length, channels), d_state = u.shape, A.shape[1]
+    _check_shapes(
+        dt=(dt, (batch, length, channels)),
+        A=(A, (channels, d_state)),
+        B=(B, (batch, length, d_state)),
+        C=(C, (batch, length, d_state)),
+        D=(D, (channels,)),
+    )
+
+
+def _check_shapes(**wanted: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    for name, (tensor, shape) in wanted.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} found, {shape} wanted")

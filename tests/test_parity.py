@@ -1,0 +1,109 @@
+"""Scans and layers against other libraries, where these are installed; each in its own process.
+
+mamba-ssm and transformers stay out of the environment: `make oracles` puts them into ``.oracles``.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scan_cases import errors, gradients, pull_like, ssd_case
+
+from ecgbook.scan import ssd
+
+TESTS = Path(__file__).resolve().parent
+ORACLES = TESTS.parent / ".oracles"
+
+
+def measured(library: str) -> dict:
+    """Return what the script of a library prints, run with that library alone on the path."""
+    folder = ORACLES / library
+    if not folder.is_dir():
+        pytest.skip(f"{library} is not in {ORACLES.name}: `make oracles` installs it")
+    paths = os.pathsep.join(map(str, (TESTS.parent, folder)))
+    run = subprocess.run(
+        [sys.executable, str(TESTS / f"oracle_{library}.py")],
+        env=os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="module")
+def mamba_ssm() -> dict:
+    return measured("mamba_ssm")
+
+
+@pytest.fixture(scope="module")
+def transformers() -> dict:
+    return measured("transformers")
+
+
+def test_ssd_is_the_listing_of_the_mamba_2_paper(mamba_ssm):
+    assert mamba_ssm["minimal"] < 1e-14  # float64
+
+
+def test_ssd_is_the_reference_of_the_triton_kernel(mamba_ssm):
+    assert mamba_ssm["combined"] < 5e-6  # float32, cumulative sums over a chunk
+
+
+def test_selective_scan_is_the_reference_of_the_cuda_kernel(mamba_ssm):
+    assert mamba_ssm["selective"] < 1e-6
+
+
+def test_arguments_reach_the_kernels_in_their_order_and_time_in_both_directions(mamba_ssm):
+    assert mamba_ssm["routed"] < 5e-6
+
+
+def test_the_mamba_2_layer_is_that_of_mamba_ssm_on_its_weights(mamba_ssm):
+    assert mamba_ssm["layer"] < 1e-6
+
+
+def test_parameters_of_mamba_ssm_load_unchanged_and_go_back(mamba_ssm):
+    assert "names" in mamba_ssm  # the script fails where a name or a shape differs
+
+
+@pytest.mark.parametrize("layer", ["mamba", "mamba2", "mamba2, groups"])
+def test_layers_and_gradients_are_those_of_transformers_on_its_weights(transformers, layer):
+    assert transformers[layer]["output"] < 1e-6
+    assert transformers[layer]["gradients"] < 5e-6
+
+
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device: Triton's kernels run on none other"
+)
+# Triton multiplies float32 in TF32, with 10 bits after the point.
+TF32 = 5e-3
+SIZES = dict(length=1000, heads=4, groups=1, head_dim=64, d_state=64)
+
+
+@needs_gpu
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_ssd_on_a_gpu_is_ssd_on_a_cpu(reverse):
+    case = ssd_case(**SIZES)
+    wanted = gradients(ssd, case, reverse=reverse)
+    on_gpu = {name: v.float().cuda() for name, v in case.items()}
+    found = gradients(ssd, on_gpu, reverse=reverse)
+    found = {name: v.cpu() for name, v in found.items()}
+    assert max(errors(found, wanted).values()) < TF32, errors(found, wanted)
+
+
+@needs_gpu
+def test_the_triton_kernel_is_ssd_on_a_cpu():
+    kernels = pytest.importorskip(
+        "mamba_ssm.ops.triton.ssd_combined", reason="`pip install ecgbook[cuda]` installs it"
+    )
+    case = ssd_case(**SIZES)
+    wanted = gradients(ssd, case)
+    leaves = {name: v.float().cuda().requires_grad_() for name, v in case.items()}
+    y = kernels.mamba_chunk_scan_combined(**leaves, chunk_size=64)
+    y.backward(pull_like(wanted["y"]).to(y))
+    found = {"y": y.detach().cpu()} | {name: v.grad.cpu() for name, v in leaves.items()}
+    assert max(errors(found, wanted).values()) < TF32, errors(found, wanted)
