@@ -10,11 +10,15 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOMES = {"Bundle": "models", "CNNBaseline": "models", "load": "models"}
+_HOMES = {
+    name: "models"
+    for name in ("Bundle", "CNNBaseline", "ECGVisionMamba", "EnhancedECGMamba2", "load")
+}
 _MODULES = (
-    "bootstrap", "checkpoints", "comments", "data", "evaluation", "frontend", "groups", "labels",
-    "ladder", "layers", "leads", "metrics", "models", "physionet", "plots", "preprocessing",
-    "records", "splits", "storage", "synthetic", "training",
+    "attention", "bootstrap", "checkpoints", "chunked", "classifier", "comments", "convolution",
+    "data", "evaluation", "frontend", "groups", "labels", "ladder", "layers", "leads", "mamba",
+    "metrics", "models", "normalization", "physionet", "plots", "preprocessing", "records",
+    "recurrences", "scan", "splits", "storage", "synthetic", "training", "vision_mamba",
 )  # fmt: skip
 __all__ = [*_HOMES, *_MODULES]
 

@@ -88,9 +88,13 @@ class _SSDChunks:
         q = min(chunk, length)
         step = max(1, CACHED_CELLS // (self.h * q * q)) if x.device.type == "cpu" else self.b
         self.rows = [slice(i, min(i + step, self.b)) for i in range(0, self.b, step)]
-        upto = dt.new_ones(q, q)
-        self.upto = upto.triu() if reverse else upto.tril()  # (t, s): 1 where s is not after t
-        self.buffers = {}
+        self.ones, self.buffers = dt.new_ones(q, q), {}
+
+    def masks(self, q: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (t, s): 1 where s is t or before it in the scan, is before it, is after it."""
+        ones = self.ones[:q, :q]
+        upto, before, after = ones.tril(), ones.tril(-1), ones.triu(1)
+        return (upto.T, after, before) if self.reverse else (upto, before, after)
 
     def start(self, initial_state: Tensor | None) -> Tensor:
         """Return the first state in this class's layout."""
@@ -132,16 +136,16 @@ class _SSDChunks:
         (b g, q, n); and G = C B^T, masked (b g, q, q).
         """
         b, q, h = dt.shape
-        upto = self.upto[:q, :q]
-        sums = upto @ (dt * self.A)
-        total = sums[:, :1] if self.reverse else sums[:, -1:]
-        heads = sums.transpose(1, 2).contiguous()
-        L = self.room("L", b, h, q, q)
-        torch.sub(heads[..., None], heads[..., None, :], out=L).clamp_(max=0).exp_()
+        upto, before, after = self.masks(q)
+        a = dt * self.A
+        until = torch.mul(a.transpose(1, 2)[:, :, None], upto, out=self.room("until", b, h, q, q))
+        L = self.room("L", b * h * q, q)
+        L = torch.mm(until.view(-1, q), before, out=L).exp_().view(b, h, q, q)
+        into, out = (upto @ a).exp_(), (after @ a).exp_()
+        whole = a.sum(1).exp_().view(b, self.g, 1, self.r, 1)
         B, C = (v.transpose(1, 2).reshape(-1, q, self.n) for v in (B, C))
         G = torch.bmm(C, B.transpose(1, 2)).mul_(upto)
-        whole = total.exp().view(b, self.g, 1, self.r, 1)
-        return L, sums.exp(), (total - sums).exp_(), whole, B, C, G
+        return L, into, out, whole, B, C, G
 
     def mix(self, L, G, b, q):
         """Return W (b h, q, q) with ``y = W x`` within the chunk: L * G, D on the diagonal."""
@@ -179,8 +183,8 @@ class _SSDChunks:
     def backward(self, x, dt, B, C, dy, dx, ddt, dB, dC, state, dstate):
         """Write the gradients; turn `dstate` from that behind the chunk to that before it."""
         (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
-        exact, low, upto = self.exact, self.low, self.upto[:q, :q]
-        before = upto.T.clone().fill_diagonal_(0)  # (s, u): 1 where s is before u
+        exact, low = self.exact, self.low
+        upto, before, after = self.masks(q)
         L, into, out, whole, B, C, G = self.within(dt, B, C)
         grouped, states = (b, g, r, q, q), (b, g, n, r, p)
 
@@ -225,9 +229,9 @@ class _SSDChunks:
 
         # The log decay of step u takes part in all pairs s < u <= t, in what enters before or at
         # t >= u, in what leaves from s < u, and in what passes the whole chunk.
-        spans = torch.mm(pairs.view(-1, q), before, out=self.room("spans", b * h * q, q))
+        spans = torch.mm(pairs.view(-1, q), after, out=self.room("spans", b * h * q, q))
         da = spans.view(b, h, q, q).mul_(upto).sum(2).transpose(1, 2)
-        da = da + upto.T @ enter + before.T @ (leave * dt) + dwhole
+        da = da + upto.T @ enter + before @ (leave * dt) + dwhole
         torch.mul(far, dt[..., None].to(low), out=dx)
         dx += near.view(b, h, q, p).transpose(1, 2)
         ddt.copy_(alone.transpose(1, 2) + leave + da * self.A)

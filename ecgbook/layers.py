@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 import torch.distributed
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import scan
+from .normalization import rms_norm
 
 
 class Scale(nn.Module):
@@ -151,8 +151,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x (..., d)``."""
+        if self.groups == 1:
+            return rms_norm(x, self.weight, self.eps)
         parts = x.unflatten(-1, (self.groups, -1))
-        normal = F.rms_norm(parts, parts.shape[-1:], eps=self.eps)
+        normal = rms_norm(parts, x.new_ones(parts.shape[-1]), self.eps)
         return (normal.flatten(-2) * self.weight).to(x.dtype)
 
     def extra_repr(self) -> str:
