@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test lint notebooks lab serve clean
+.PHONY: help setup book test oracles lint notebooks lab serve clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,15 @@ book: setup ## execute what is stale, build the site, print its path and the run
 
 test: setup ## run all tests (those of the built pages need `make book` first)
 	$(BIN)/python -m pytest -q
+
+# Other libraries, each in a folder of its own: where transformers finds mamba-ssm, it wants a GPU.
+ORACLE := $(BIN)/python -m pip install -q --no-deps --upgrade --target .oracles
+oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compare with
+	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(ORACLE)/mamba_ssm --no-build-isolation \
+	    mamba-ssm==2.3.2.post1 einops==0.8.1
+	$(ORACLE)/transformers transformers==5.23.0 tokenizers==0.23.3 regex==2026.11.15 \
+	    safetensors==0.8.0
+	$(ORACLE)/mambapy mambapy==1.2.0
 
 lint: setup ## check style and formatting
 	$(BIN)/ruff check .

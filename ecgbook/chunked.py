@@ -2,7 +2,8 @@
 
 Both scans go through the sequence chunk by chunk, so that temporaries stay in a CPU's cache, and
 keep only the states between chunks for the backward pass. It recomputes a chunk, adds masked terms
-and never subtracts large numbers; no exponent is ever positive.
+and never subtracts large numbers; no exponent is ever positive. Autocast is off inside: it would
+round sums of log decays, which are exponents.
 
 Letters in comments: b batch, q steps of a chunk, h heads, p head_dim, g groups of r heads each,
 n d_state. Matrix products are written so that no second factor is transposed, which BLAS does at
@@ -47,10 +48,11 @@ class ChunkedSSD(torch.autograd.Function):
         states = [work.start(initial_state)]
         states += [torch.empty_like(states[0]) for _ in work.cuts[1:]]
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for rows in work.rows:
-            for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
-                parts = (v[rows, cut] for v in (x, dt, B, C, y))
-                work.forward(*parts, state[rows], None if behind is None else behind[rows])
+        with torch.autocast(x.device.type, enabled=False):
+            for rows in work.rows:
+                for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
+                    parts = (v[rows, cut] for v in (x, dt, B, C, y))
+                    work.forward(*parts, state[rows], None if behind is None else behind[rows])
         ctx.save_for_backward(x, dt, A, B, C, D, *states)
         ctx.chunk, ctx.reverse, ctx.has_state = chunk, reverse, initial_state is not None
         return y
@@ -64,12 +66,13 @@ class ChunkedSSD(torch.autograd.Function):
         dx, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
                            for v in (x, dt, B, C))  # fmt: skip
         dA, dD, dstate = torch.zeros_like(A), torch.zeros_like(A), torch.zeros_like(states[0])
-        for rows in work.rows:
-            for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
-                parts = (v[rows, cut] for v in (x, dt, B, C, dy, dx, ddt, dB, dC))
-                dA_part, dD_part = work.backward(*parts, state[rows], dstate[rows])
-                dA += dA_part
-                dD += dD_part
+        with torch.autocast(x.device.type, enabled=False):
+            for rows in work.rows:
+                for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
+                    parts = (v[rows, cut] for v in (x, dt, B, C, dy, dx, ddt, dB, dC))
+                    dA_part, dD_part = work.backward(*parts, state[rows], dstate[rows])
+                    dA += dA_part
+                    dD += dD_part
         if D is None:
             dD = None
         dinitial = work.as_given(dstate) if ctx.has_state else None
@@ -219,7 +222,7 @@ class _SSDChunks:
         kept = torch.mul(dstate, state, out=self.room("kept", *state.shape))
         dwhole = (kept.view(states).sum((2, 4), keepdim=True) * whole).view(b, 1, h)
         far = torch.bmm(B, dS, out=self.room("far", b * g, q, r * p, dtype=low))
-        far = self.by_step(far) * out[..., None].to(low)
+        far = self.by_step(far).mul_(out[..., None])
         dstate.view(states).mul_(whole)
         self.add_product(dstate, C.transpose(1, 2), pulled)
         came = torch.bmm(C, S, out=self.room("came", b * g, q, r * p, dtype=low))
@@ -249,11 +252,12 @@ class ChunkedSelectiveScan(torch.autograd.Function):
         """Scan, keeping the state before each chunk."""
         work = _SelectiveChunks(u, A, chunk, reverse)
         y, state, states = torch.empty_like(u), u.new_zeros(len(u), *A.shape), []
-        for cut in work.cuts:
-            states.append(state)
-            _, _, h = work.states(dt[:, cut], dt[:, cut] * u[:, cut], A, B[:, cut], state)
-            y[:, cut] = (h @ C[:, cut].transpose(0, 1)[..., None])[..., 0].transpose(0, 1)
-            state = h[0 if reverse else -1].clone()
+        with torch.autocast(u.device.type, enabled=False):
+            for cut in work.cuts:
+                states.append(state)
+                _, _, h = work.states(dt[:, cut], dt[:, cut] * u[:, cut], A, B[:, cut], state)
+                y[:, cut] = (h @ C[:, cut].transpose(0, 1)[..., None])[..., 0].transpose(0, 1)
+                state = h[0 if reverse else -1].clone()
         if D is not None:
             y += D * u
         ctx.save_for_backward(u, dt, A, B, C, D, *states)
@@ -268,25 +272,26 @@ class ChunkedSelectiveScan(torch.autograd.Function):
         du, ddt, dB, dC = (torch.empty_like(v) for v in (u, dt, B, C))
         work = _SelectiveChunks(u, A, ctx.chunk, ctx.reverse)
         dA, dstate = torch.zeros_like(A), torch.zeros_like(states[0])
-        for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
-            fed = dt[:, cut] * u[:, cut]
-            decay, earlier, h = work.states(dt[:, cut], fed, A, B[:, cut], state)
-            Y, steps = dy[:, cut].transpose(0, 1), dt[:, cut].transpose(0, 1)
-            g = work.room("g", len(h))  # gradient of the states
-            torch.mul(Y[..., None], C[:, cut].transpose(0, 1)[:, :, None], out=g)
-            order = range(len(h)) if ctx.reverse else range(len(h))[::-1]
-            g[order[0]] += dstate
-            for later, t in zip(order, order[1:], strict=False):
-                g[t].addcmul_(decay[later], g[later])
-            torch.mul(decay[order[-1]], g[order[-1]], out=dstate)
-            dC[:, cut] = (Y[:, :, None] @ h)[:, :, 0].transpose(0, 1)
-            dB[:, cut] = (fed.transpose(0, 1)[:, :, None] @ g)[:, :, 0].transpose(0, 1)
-            dfed = (g @ B[:, cut].transpose(0, 1)[..., None])[..., 0].transpose(0, 1)
-            log_decay = g.mul_(decay).mul_(earlier)  # gradient of dt_t A
-            through = torch.mul(log_decay, A, out=decay).sum(-1)
-            ddt[:, cut] = through.transpose(0, 1) + dfed * u[:, cut]
-            du[:, cut] = dfed * dt[:, cut]
-            dA += log_decay.mul_(steps[..., None]).sum((0, 1))
+        with torch.autocast(u.device.type, enabled=False):
+            for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
+                fed = dt[:, cut] * u[:, cut]
+                decay, earlier, h = work.states(dt[:, cut], fed, A, B[:, cut], state)
+                Y, steps = dy[:, cut].transpose(0, 1), dt[:, cut].transpose(0, 1)
+                g = work.room("g", len(h))  # gradient of the states
+                torch.mul(Y[..., None], C[:, cut].transpose(0, 1)[:, :, None], out=g)
+                order = range(len(h)) if ctx.reverse else range(len(h))[::-1]
+                g[order[0]] += dstate
+                for later, t in zip(order, order[1:], strict=False):
+                    g[t].addcmul_(decay[later], g[later])
+                torch.mul(decay[order[-1]], g[order[-1]], out=dstate)
+                dC[:, cut] = (Y[:, :, None] @ h)[:, :, 0].transpose(0, 1)
+                dB[:, cut] = (fed.transpose(0, 1)[:, :, None] @ g)[:, :, 0].transpose(0, 1)
+                dfed = (g @ B[:, cut].transpose(0, 1)[..., None])[..., 0].transpose(0, 1)
+                log_decay = g.mul_(decay).mul_(earlier)  # gradient of dt_t A
+                through = torch.mul(log_decay, A, out=decay).sum(-1)
+                ddt[:, cut] = through.transpose(0, 1) + dfed * u[:, cut]
+                du[:, cut] = dfed * dt[:, cut]
+                dA += log_decay.mul_(steps[..., None]).sum((0, 1))
         dD = None
         if D is not None:
             dD = (dy * u).sum((0, 1))

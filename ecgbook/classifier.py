@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -30,9 +31,15 @@ class TokenClassifier(nn.Module):
         Raises
         ------
         ValueError
-            If the input is not ``(batch, length, 12)`` or the mask does not match.
+            If the input is not ``(batch, length, 12)``, is in float64 where the model is not, or
+            the mask does not match.
         """
         check_input(x, mask)
+        if x.dtype == torch.float64 != self.head.weight.dtype:
+            raise ValueError(
+                f"input of torch.float64 found, {self.head.weight.dtype} wanted, as the model is; "
+                "convert it with x.float()"
+            )
         tokens, token_mask = self.tokens(self.scale(x), mask)
         return self.head(self.pool(tokens, token_mask))
 
@@ -72,6 +79,8 @@ def check_input(x: Tensor, mask: Tensor | None) -> None:
         raise ValueError(
             f"input of shape {tuple(x.shape)} found, (batch, length, 12) in mV wanted{hint}"
         )
+    if len(x) == 0:
+        raise ValueError("an empty batch found, at least one record wanted")
     if x.shape[1] < 64:
         raise ValueError(f"input of {x.shape[1]} samples found, at least 64 wanted")
     if mask is not None and (mask.shape != x.shape[:2] or mask.dtype.is_floating_point):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS = 32  # steps that are multiplied at once: their windows stay in the cache
+ROWS = 32  # steps that are multiplied at once on a CPU: their windows stay in the cache
 
 
 def causal_conv(
@@ -75,7 +75,9 @@ def centered_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if x.ndim != 3 or 0 in x.shape:
-        raise ValueError(f"x of shape {tuple(x.shape)} found, (batch, length, channels) wanted")
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} found, (batch, length, channels), none of them 0, wanted"
+        )
     if weight.ndim != 2 or len(weight) != x.shape[2] or weight.shape[1] < 1:
         raise ValueError(
             f"weight of shape {tuple(weight.shape)} found, ({x.shape[2]}, width) wanted"
@@ -110,7 +112,8 @@ def _convolve(x, weight, bias, ahead):
     width, length = weight.shape[1], x.shape[1]
     side = max(ahead, width - 1 - ahead)  # the padding is the same on both sides
     image = x.transpose(1, 2)[:, :, None]
-    y = F.conv2d(image, weight[:, None, None], bias, padding=(0, side), groups=len(weight))
+    with torch.autocast(x.device.type, enabled=False):
+        y = F.conv2d(image, weight[:, None, None], bias, padding=(0, side), groups=len(weight))
     start = side - (width - 1 - ahead)
     return y[:, :, 0, start : start + length].transpose(1, 2)
 
@@ -118,10 +121,11 @@ def _convolve(x, weight, bias, ahead):
 def _tap_products(x, dy, width, ahead):
     """Sum ``dy_t x_{t + ahead - width + 1 + k}`` over batch and time: (channels, width)."""
     exact = torch.promote_types(x.dtype, torch.float32)
-    sums = x.new_zeros(width, min(ROWS, x.shape[1]), x.shape[2], dtype=exact)
+    rows = min(ROWS, x.shape[1]) if x.device.type == "cpu" else x.shape[1]
+    sums = x.new_zeros(width, rows, x.shape[2], dtype=exact)
     for signal, pull in zip(x, dy, strict=True):
-        for start in range(0, len(pull), ROWS):
-            part = pull[start : start + ROWS]
+        for start in range(0, len(pull), rows):
+            part = pull[start : start + rows]
             first, last = start - (width - 1 - ahead), start + len(part) + ahead
             seen = signal[max(first, 0) : last]
             seen = F.pad(seen, (0, 0, max(-first, 0), max(last - len(signal), 0)))

@@ -52,11 +52,12 @@ class _RMSNorm(torch.autograd.Function):
         tokens = x.reshape(-1, x.shape[-1])
         exact = torch.promote_types(x.dtype, torch.float32)
         y, scales = torch.empty_like(tokens), []
-        for part, out in zip(_blocks(tokens), _blocks(y), strict=True):
-            part = part.to(exact)
-            mean_square = torch.linalg.vecdot(part, part) / part.shape[-1]
-            scales.append(torch.rsqrt(mean_square + eps)[:, None])
-            torch.mul(part, scales[-1], out=out).mul_(weight)
+        with torch.autocast(x.device.type, enabled=False):
+            for part, out in zip(_blocks(tokens), _blocks(y), strict=True):
+                part = part.to(exact)
+                mean_square = torch.linalg.vecdot(part, part) / part.shape[-1]
+                scales.append(torch.rsqrt(mean_square + eps)[:, None])
+                torch.mul(part, scales[-1], out=out).mul_(weight)
         ctx.save_for_backward(tokens, weight, *scales)
         ctx.shape = x.shape
         return y.view(x.shape)
@@ -68,12 +69,13 @@ class _RMSNorm(torch.autograd.Function):
         exact = torch.promote_types(tokens.dtype, torch.float32)
         dy = dy.reshape(tokens.shape)
         dx, dweight = torch.empty_like(tokens), torch.zeros_like(weight, dtype=exact)
-        for x, g, out, scale in zip(*map(_blocks, (tokens, dy, dx)), scales, strict=True):
-            x, g = x.to(exact), g.to(exact)
-            product = x * g
-            dweight.addmv_(product.T, scale[:, 0])
-            along = (product @ weight.to(exact))[:, None] * scale**3 / x.shape[-1]
-            torch.mul(g, weight, out=out).mul_(scale).sub_(torch.mul(x, along, out=product))
+        with torch.autocast(dy.device.type, enabled=False):
+            for x, g, out, scale in zip(*map(_blocks, (tokens, dy, dx)), scales, strict=True):
+                x, g = x.to(exact), g.to(exact)
+                product = x * g
+                dweight.addmv_(product.T, scale[:, 0])
+                along = (product @ weight.to(exact))[:, None] * scale**3 / x.shape[-1]
+                torch.mul(g, weight, out=out).mul_(scale).sub_(torch.mul(x, along, out=product))
         return dx.view(ctx.shape), dweight.to(weight.dtype), None
 
 

@@ -126,7 +126,7 @@ def selective_scan_recurrence(
 
 
 def check_ssd(x, dt, A, B, C, D, initial_state) -> None:
-    """Check the shapes of Mamba-2's scan.
+    """Check shapes, dtypes and devices of the inputs of Mamba-2's scan.
 
     Parameters
     ----------
@@ -136,14 +136,15 @@ def check_ssd(x, dt, A, B, C, D, initial_state) -> None:
     Raises
     ------
     ValueError
-        Naming the tensor, the shape found and the shape wanted.
+        Naming the tensor, what was found and what is wanted.
     """
     if x.ndim != 4 or 0 in x.shape:
         raise ValueError(
-            f"x of shape {tuple(x.shape)} found, (batch, length, heads, head_dim) wanted"
+            f"x of shape {tuple(x.shape)} found, (batch, length, heads, head_dim), none of them 0, "
+            "wanted"
         )
     batch, length, heads, head_dim = x.shape
-    if B.ndim != 4 or heads % max(1, B.shape[2]):
+    if B.ndim != 4 or 0 in B.shape or heads % B.shape[2]:
         raise ValueError(
             f"B of shape {tuple(B.shape)} found, (batch, length, groups, d_state) wanted "
             f"with groups dividing the {heads} heads"
@@ -157,10 +158,17 @@ def check_ssd(x, dt, A, B, C, D, initial_state) -> None:
         D=(D, (heads,)),
         initial_state=(initial_state, (batch, heads, head_dim, d_state)),
     )
+    _check_kinds("x", x, B=B, C=C)
+    if dt.device != x.device or torch.promote_types(x.dtype, dt.dtype) != dt.dtype:
+        raise ValueError(
+            f"dt of {dt.dtype} on {dt.device} found, {x.dtype} as x or a finer dtype on {x.device} "
+            "wanted; convert it with dt.to(x)"
+        )
+    _check_kinds("dt", dt, A=A, D=D, initial_state=initial_state)
 
 
 def check_selective(u, dt, A, B, C, D) -> None:
-    """Check the shapes of Mamba-1's scan.
+    """Check shapes, dtypes and devices of the inputs of Mamba-1's scan.
 
     Parameters
     ----------
@@ -170,11 +178,13 @@ def check_selective(u, dt, A, B, C, D) -> None:
     Raises
     ------
     ValueError
-        Naming the tensor, the shape found and the shape wanted.
+        Naming the tensor, what was found and what is wanted.
     """
     if u.ndim != 3 or 0 in u.shape:
-        raise ValueError(f"u of shape {tuple(u.shape)} found, (batch, length, channels) wanted")
-    if A.ndim != 2:
+        raise ValueError(
+            f"u of shape {tuple(u.shape)} found, (batch, length, channels), none of them 0, wanted"
+        )
+    if A.ndim != 2 or 0 in A.shape:
         raise ValueError(f"A of shape {tuple(A.shape)} found, (channels, d_state) wanted")
     (batch, length, channels), d_state = u.shape, A.shape[1]
     _check_shapes(
@@ -184,9 +194,22 @@ def check_selective(u, dt, A, B, C, D) -> None:
         C=(C, (batch, length, d_state)),
         D=(D, (channels,)),
     )
+    _check_kinds("u", u, dt=dt, A=A, B=B, C=C, D=D)
 
 
 def _check_shapes(**wanted: tuple[Tensor | None, tuple[int, ...]]) -> None:
     for name, (tensor, shape) in wanted.items():
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} found, {shape} wanted")
+
+
+def _check_kinds(like: str, pattern: Tensor, **others: Tensor | None) -> None:
+    if not pattern.is_floating_point():
+        raise ValueError(f"{like} of {pattern.dtype} found, a floating dtype wanted")
+    for name, tensor in others.items():
+        if tensor is None or (tensor.dtype, tensor.device) == (pattern.dtype, pattern.device):
+            continue
+        raise ValueError(
+            f"{name} of {tensor.dtype} on {tensor.device} found, {pattern.dtype} on "
+            f"{pattern.device} as {like} wanted; convert it with {name}.to({like})"
+        )

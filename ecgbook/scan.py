@@ -11,6 +11,7 @@ arXiv:2312.00752 (`selective_scan`).
 
 from __future__ import annotations
 
+import functools
 import importlib
 from dataclasses import dataclass
 
@@ -69,19 +70,20 @@ def backend(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float
         return Backend("plain", f"the kernels of mamba-ssm run on CUDA, not on {kind}")
     if dtype == torch.float64:
         return Backend("plain", "the kernels of mamba-ssm do not compute in float64")
-    try:
-        for name in _KERNELS:
-            importlib.import_module(name)
-    except Exception as error:  # a broken build fails in many ways: report it, whatever it is
-        text = f"{type(error).__name__}: {error}"
-        return Backend("plain", f"importing mamba-ssm failed with {text}")
+    if error := _import_error():
+        return Backend("plain", f"importing mamba-ssm failed with {error}")
     return Backend("mamba-ssm", "mamba-ssm can be imported and the tensors are on CUDA")
 
 
-_KERNELS = (
-    "mamba_ssm.ops.triton.ssd_combined",
-    "mamba_ssm.ops.selective_scan_interface",
-)
+@functools.cache  # a failed import would be tried again at every scan
+def _import_error() -> str:
+    """Import the kernels of mamba-ssm; return what went wrong, or nothing."""
+    try:
+        importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
+        importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+    except Exception as error:  # a broken build fails in many ways: report it, whatever it is
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def ssd(
@@ -101,9 +103,9 @@ def ssd(
     Parameters
     ----------
     x : Tensor, shape (batch, length, heads, head_dim)
-        Input; float64, float32 or bfloat16. Any length.
+        Input; float64, float32, float16 or bfloat16. Any length.
     dt : Tensor, shape (batch, length, heads)
-        Step sizes, positive; in float32 where `x` is bfloat16.
+        Step sizes, positive; dtype of `x` or a finer one, float32 where `x` is in half precision.
     A : Tensor, shape (heads,)
         Decay rates, negative; dtype of `dt`.
     B, C : Tensor, shape (batch, length, groups, d_state)
@@ -111,7 +113,8 @@ def ssd(
     D : Tensor, shape (heads,), optional
         Skip connection, dtype of `dt`.
     chunk : int
-        Steps that are computed together. It changes the speed and not the result.
+        Steps that are computed together. It changes the speed and not the result; the kernels of
+        mamba-ssm choose their own.
     initial_state : Tensor, shape (batch, heads, head_dim, d_state), optional
         State before the first step (after the last one, if `reverse`), dtype of `dt`.
     reverse : bool
@@ -125,7 +128,7 @@ def ssd(
     Raises
     ------
     ValueError
-        If a shape does not fit, naming the shape found and the shape wanted.
+        If a shape, dtype or device does not fit, naming what was found and what is wanted.
     """
     check_ssd(x, dt, A, B, C, D, initial_state)
     if chunk < 1:
@@ -151,7 +154,7 @@ def selective_scan(
     Parameters
     ----------
     u, dt : Tensor, shape (batch, length, channels)
-        Input and step sizes, steps positive. Any length.
+        Input and step sizes, steps positive. Any length; float64 or float32, and all inputs alike.
     A : Tensor, shape (channels, d_state)
         Decay rates, negative.
     B, C : Tensor, shape (batch, length, d_state)
@@ -159,19 +162,20 @@ def selective_scan(
     D : Tensor, shape (channels,), optional
         Skip connection.
     chunk : int
-        Steps that are computed together. It changes the speed and not the result.
+        Steps that are computed together. It changes the speed and not the result; the kernels of
+        mamba-ssm choose their own.
     reverse : bool
         Scan from the last step to the first; nothing is flipped.
 
     Returns
     -------
     Tensor, shape (batch, length, channels)
-        It can be differentiated once.
+        In the dtype of `u`. It can be differentiated once.
 
     Raises
     ------
     ValueError
-        If a shape does not fit, naming the shape found and the shape wanted.
+        If a shape, dtype or device does not fit, naming what was found and what is wanted.
     """
     check_selective(u, dt, A, B, C, D)
     if chunk < 1:

@@ -238,7 +238,8 @@ def write_row(number: int, source: str, test: ECGDataset, sha256: str) -> None:
 def main() -> None:
     """Make the runs that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=range(len(ladder.RUNGS)))
+    every = range(len(ladder.RUNGS))
+    parser.add_argument("--rows", type=int, choices=every, nargs="+", default=every)
     parser.add_argument("--data", choices=("synthetic", "real"), nargs="+")
     parser.add_argument("--seeds", type=int, choices=SEEDS, nargs="+", default=SEEDS)
     options = parser.parse_args()

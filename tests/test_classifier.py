@@ -34,11 +34,19 @@ def test_the_logit_is_the_head_of_the_mean_over_valid_tokens_of_the_scaled_signa
         ((2048, 12), r"\(2048, 12\) found, \(batch, length, 12\)"),
         ((2, 2048, 8), r"\(2, 2048, 8\) found"),
         ((2, 20, 12), "20 samples found, at least 64"),
+        ((0, 2048, 12), "an empty batch found, at least one record wanted"),
     ],
 )
 def test_a_wrong_input_is_named(shape, message):
     with pytest.raises(ValueError, match=message):
         Plain()(torch.zeros(shape))
+
+
+def test_a_signal_in_double_precision_is_refused_by_a_model_in_single():
+    x = torch.zeros(2, 100, 12, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"torch.float64 found, torch.float32 wanted.*x\.float"):
+        Plain()(x)
+    assert Plain().double()(x).dtype == torch.float64
 
 
 def test_a_wrong_mask_is_named():

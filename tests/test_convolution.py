@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ecgbook import convolution
 from ecgbook.convolution import causal_conv, centered_conv
 
 FORMS = pytest.mark.parametrize("form", ["causal", "reverse", "centered"])
@@ -46,6 +47,16 @@ def test_values_and_gradients_are_those_of_conv1d_at_any_length(form, width, len
     found = values_and_gradients(convolve, form, *inputs)
     wanted = values_and_gradients(plain, form, *inputs)
     for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+@FORMS
+@pytest.mark.parametrize("rows", [1, 7, 10**6])
+def test_steps_that_are_multiplied_at_once_do_not_matter(monkeypatch, form, rows):
+    inputs = normal(3, 50, 5), normal(5, 3, seed=2), normal(5, seed=3)
+    wanted = values_and_gradients(convolve, form, *inputs)
+    monkeypatch.setattr(convolution, "ROWS", rows)
+    for a, b in zip(values_and_gradients(convolve, form, *inputs), wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
@@ -132,8 +143,8 @@ def test_a_second_derivative_is_refused(form):
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((9, 4), (4, 3), (4,)), r"x of shape \(9, 4\) found, \(batch, length, channels\) wanted"),
-        (((2, 0, 4), (4, 3), (4,)), r"x of shape \(2, 0, 4\) found"),
+        (((9, 4), (4, 3), (4,)), r"x of shape \(9, 4\) found, \(batch, length, channels\), "),
+        (((2, 0, 4), (4, 3), (4,)), r"x of shape \(2, 0, 4\) found, .* none of them 0, wanted"),
         (((2, 9, 4), (5, 3), (4,)), r"weight of shape \(5, 3\) found, \(4, width\) wanted"),
         (((2, 9, 4), (4, 0), (4,)), r"weight of shape \(4, 0\) found, \(4, width\) wanted"),
         (((2, 9, 4), (4, 1, 3), (4,)), r"weight of shape \(4, 1, 3\) found, \(4, width\) wanted"),

@@ -217,10 +217,12 @@ def test_autocast_does_not_round_the_step_bias(cls):
 
 
 def test_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="head_dim=24 found, a divisor of .* = 32 wanted"):
-        Mamba2(16, head_dim=24)
-    with pytest.raises(ValueError, match="n_groups=3 found, a divisor of the 4 heads wanted"):
-        Mamba2(16, head_dim=8, n_groups=3)
+    for size in (24, 0, -8):
+        with pytest.raises(ValueError, match=f"head_dim={size} found, a divisor of .* = 32 wanted"):
+            Mamba2(16, head_dim=size)
+    for n in (3, 0, -2):
+        with pytest.raises(ValueError, match=f"n_groups={n} found, a divisor of the 4 heads want"):
+            Mamba2(16, head_dim=8, n_groups=n)
     with pytest.raises(ValueError, match="d_conv=4 found, an odd width wanted"):
         Bidirectional(16, **SMALL, d_conv=4, shared=True)
 

@@ -57,6 +57,22 @@ def test_bfloat16_is_computed_in_float32():
     assert x.grad.dtype == torch.bfloat16 and weight.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_around_it_changes_nothing(dtype):
+    x, weight = sample(50, 64, dtype=dtype)
+    weight = weight.detach().float().requires_grad_()
+
+    def run():
+        y = rms_norm(x, weight)
+        return y, *torch.autograd.grad(y, (x, weight), x.detach().cos())
+
+    wanted = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run()
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
 def test_a_token_of_zeros_stays_zero_with_a_finite_gradient():
     x = torch.zeros(2, 4, requires_grad=True)
     y = rms_norm(x, torch.ones(4))

@@ -1,6 +1,7 @@
 """The fast scans: equal to the recurrences, exact where decay is strong, and causal."""
 
 import sys
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_cases import errors, gradients, pooled, pull_like, selective_case, ssd_case
 
+from ecgbook import scan as scans
 from ecgbook.recurrences import selective_scan_recurrence, ssd_matrix, ssd_recurrence
 from ecgbook.scan import backend, selective_scan, ssd
 
@@ -347,9 +349,19 @@ def test_backend_says_what_runs_and_why(monkeypatch):
     assert "cpu" in backend("cpu").reason
     assert backend("cuda", torch.float64).name == "plain"
     assert "float64" in backend("cuda", torch.float64).reason
-    monkeypatch.setitem(sys.modules, "mamba_ssm", None)  # an import of it fails
+    kernels = "mamba_ssm.ops.triton.ssd_combined", "mamba_ssm.ops.selective_scan_interface"
+    for installed, wanted in ((None, "plain"), (MagicMock(), "mamba-ssm")):
+        for name in kernels:
+            monkeypatch.setitem(sys.modules, name, installed)  # None makes an import fail
+        scans._import_error.cache_clear()
+        assert backend("cuda").name == wanted
+    broken = MagicMock(side_effect=OSError("no libcuda"))
+    monkeypatch.setattr(scans.importlib, "import_module", broken)
+    scans._import_error.cache_clear()
+    assert "OSError: no libcuda" in backend("cuda").reason
     assert backend("cuda").name == "plain"
-    assert "mamba_ssm" in backend("cuda").reason
+    assert broken.call_count == 1  # once, not at every scan
+    scans._import_error.cache_clear()
 
 
 @SCANS
@@ -366,7 +378,7 @@ def test_ssd_names_the_input_whose_shape_is_wrong(name):
     wanted = tuple(case[name].shape)
     found = (*wanted[:-1], 7) if name not in ("x", "B") else wanted[:-1]
     message = {
-        "x": "(batch, length, heads, head_dim) wanted",
+        "x": "(batch, length, heads, head_dim), none of them 0, wanted",
         "B": "(batch, length, groups, d_state) wanted with groups dividing the 4 heads",
     }.get(name, f"{wanted} wanted")
     with pytest.raises(ValueError) as error:
@@ -380,12 +392,62 @@ def test_selective_scan_names_the_input_whose_shape_is_wrong(name):
     wanted = tuple(case[name].shape)
     found = (*wanted[:-1], 7) if name not in ("u", "A") else wanted[:-1]
     message = {
-        "u": "(batch, length, channels) wanted",
+        "u": "(batch, length, channels), none of them 0, wanted",
         "A": "(channels, d_state) wanted",
     }.get(name, f"{wanted} wanted")
     with pytest.raises(ValueError) as error:
         selective_scan(**case | {name: torch.ones(found, dtype=torch.float64)})
     assert str(error.value) == f"{name} of shape {found} found, {message}"
+
+
+@pytest.mark.parametrize("name", ["dt", "A", "B", "C", "D", "initial_state"])
+def test_ssd_names_the_input_whose_dtype_or_device_is_wrong(name):
+    case = to_bfloat16(ssd_case() | {"initial_state": first_state(ssd_case())})
+    other = "x" if name in "BC" else "dt"
+    for wrong in (case[name].half(), case[name].to("meta")):
+        with pytest.raises(ValueError, match=f"^{name} of {wrong.dtype} on {wrong.device} found,"):
+            ssd(**case | {name: wrong})
+    if name != "dt":
+        with pytest.raises(ValueError, match=rf"convert it with {name}\.to\({other}\)"):
+            ssd(**case | {name: case[name].half()})
+
+
+@pytest.mark.parametrize("name", ["dt", "A", "B", "C", "D"])
+def test_selective_scan_names_the_input_whose_dtype_or_device_is_wrong(name):
+    case = to_float(selective_case())
+    for wrong in (case[name].double(), case[name].to("meta")):
+        with pytest.raises(ValueError) as error:
+            selective_scan(**case | {name: wrong})
+        assert str(error.value) == (
+            f"{name} of {wrong.dtype} on {wrong.device} found, torch.float32 on cpu as u wanted; "
+            f"convert it with {name}.to(u)"
+        )
+
+
+@SCANS
+def test_integers_are_refused(scan):
+    fast, _, make, signal = scan
+    with pytest.raises(ValueError, match=f"{signal} of torch.int64 found, a floating dtype wanted"):
+        fast(**{name: v.long() for name, v in make().items()})
+
+
+def test_steps_finer_than_the_input_are_taken():
+    case = ssd_case()
+    wanted = ssd(**case)
+    low = {name: v.float() if name in ("x", "B", "C") else v for name, v in case.items()}
+    assert ssd(**low).dtype == torch.float32
+    torch.testing.assert_close(ssd(**low).double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [{"d_state": 0}, {"groups": 0}])
+def test_projections_without_states_or_groups_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"B of shape .* groups dividing the 4 heads"):
+        ssd(**ssd_case(**sizes))
+
+
+def test_rates_without_states_are_refused():
+    with pytest.raises(ValueError, match=r"A of shape \(6, 0\) found, \(channels, d_state\) want"):
+        selective_scan(**selective_case(d_state=0))
 
 
 def test_groups_that_do_not_divide_the_heads_are_refused():

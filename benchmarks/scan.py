@@ -1,0 +1,341 @@
+"""Speed, memory and scaling of the state-space layers, beside other layers and other libraries.
+
+    OMP_NUM_THREADS=1 python benchmarks/scan.py [--only speed memory scaling] [--write]
+
+Time is the processor time of one thread. The candidates of a table take turns in every round, so
+that a busy machine slows all of them alike; times are medians over the rounds, and so are the
+ratios, which are formed within a round. Peers that have our parameters get our values, and their
+output is compared with ours before they are timed.
+
+Memory is what a training step adds to the peak of the resident memory of a fresh process, in
+which the same layer has first taken a step on a short input (to load and compile what it needs).
+
+`make oracles` installs the libraries compared with. ``--write`` puts the parts that were measured
+into ``experiments/results/speed.json`` and leaves the others there as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import torch
+from peers import (
+    ListingMamba2,
+    LoopScan,
+    MatrixProducts,
+    ScanAlone,
+    loop_mamba,
+    mambapy_mamba,
+    mambapy_scan,
+    transformers_mamba2,
+)
+from torch import nn
+
+from ecgbook.layers import SelectiveScan
+from ecgbook.mamba import Bidirectional, Mamba, Mamba2, Unidirectional
+from ecgbook.storage import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "experiments" / "results" / "speed.json"
+PARTS = ("speed", "memory", "scaling")
+FLOOR = "matrix products alone"
+LENGTHS = [2**k for k in range(10, 17)]
+
+
+class Bfloat16(nn.Module):
+    """Run a layer under autocast to bfloat16; the parameters stay in float32."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        """Call the layer."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.layer(x)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Candidates that are timed in turn; the first is the reference of the ratios."""
+
+    title: str
+    batch: int
+    length: int
+    d_model: int
+    d_state: int
+    makers: dict[str, Callable[[], nn.Module | None]]
+    equal: tuple[str, ...] = ()  # peers with the reference's parameters and function
+    floor: bool = False
+
+
+def tables() -> list[Table]:
+    """Return what is compared."""
+
+    def layers(d_model: int, d_state: int) -> dict[str, Callable]:
+        return {
+            "ecgbook Mamba2": partial(Mamba2, d_model, d_state),
+            "ecgbook Mamba2, bfloat16": lambda: Bfloat16(Mamba2(d_model, d_state)),
+            "Mamba-2 as in the paper's listing": partial(ListingMamba2, d_model, d_state),
+            "transformers Mamba2Mixer": partial(transformers_mamba2, d_model, d_state),
+            "nn.LSTM, one direction": partial(nn.LSTM, d_model, d_model, batch_first=True),
+            "nn.GRU, one direction": partial(nn.GRU, d_model, d_model, batch_first=True),
+            "nn.TransformerEncoderLayer": partial(
+                nn.TransformerEncoderLayer,
+                d_model,
+                nhead=4,
+                dim_feedforward=4 * d_model,
+                dropout=0,
+                batch_first=True,
+                norm_first=True,
+            ),
+        }
+
+    equal = ("Mamba-2 as in the paper's listing", "transformers Mamba2Mixer")
+    return [
+        Table("One layer", 8, 729, 384, 128, layers(384, 128), equal, floor=True),
+        Table("One small layer", 8, 729, 64, 64, layers(64, 64), equal, floor=True),
+        Table(
+            "Directions",
+            *(8, 729, 384, 128),
+            {
+                "one direction": partial(Unidirectional, 384),
+                "both directions, separate": partial(Bidirectional, 384),
+                "both directions, shared": partial(Bidirectional, 384, shared=True),
+            },
+        ),
+        Table(
+            "One Mamba-1 layer",
+            *(8, 729, 384, 16),
+            {
+                "ecgbook Mamba": partial(Mamba, 384),
+                "loop over steps, autograd": partial(loop_mamba, 384),
+                "mambapy MambaBlock": partial(mambapy_mamba, 384),
+            },
+            equal=("loop over steps, autograd", "mambapy MambaBlock"),
+        ),
+        Table(
+            "Mamba-1's scan alone",
+            *(8, 729, 768, 16),
+            {
+                "ecgbook selective_scan": partial(ScanAlone, SelectiveScan(), 8, 729, 768),
+                "loop over steps, autograd": partial(ScanAlone, LoopScan(), 8, 729, 768),
+                "mambapy pscan": lambda: (scan := mambapy_scan()) and ScanAlone(scan, 8, 729, 768),
+            },
+            equal=("loop over steps, autograd", "mambapy pscan"),
+        ),
+    ]
+
+
+def call(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y = layer(x)
+    return y[0] if isinstance(y, tuple) else y
+
+
+def step(layer: nn.Module, x: torch.Tensor, pull: torch.Tensor) -> None:
+    """Run forward and backward, and drop all gradients."""
+    y = call(layer, x)
+    y.backward(pull.to(y.dtype))
+    for leaf in (x, *layer.parameters()):
+        leaf.grad = None
+
+
+def made(table: Table) -> dict[str, nn.Module]:
+    """Make the layers of a table; check those that compute what the reference computes."""
+    torch.manual_seed(0)
+    found = {name: make() for name, make in table.makers.items()}
+    for name in [name for name, layer in found.items() if layer is None]:
+        print(f"{name}: not installed, `make oracles` does it")
+        del found[name]
+    reference = next(iter(found.values()))
+    x = torch.randn(1, 100, table.d_model)
+    with torch.no_grad():
+        wanted = call(reference, x)
+        for name in set(table.equal) & set(found):
+            found[name].load_state_dict(reference.state_dict())
+            error = (call(found[name], x) - wanted).norm() / wanted.norm()
+            if not error < 1e-5:
+                raise RuntimeError(f"{name}: off by {error:.1e} from {next(iter(found))}")
+    return found
+
+
+def in_turn(tasks: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Return the thread's processor time of each task in seconds, a value a round."""
+    for task in tasks.values():  # not measured: compiles, fills caches
+        task()
+    times = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            start = time.thread_time()
+            task()
+            times[name].append(time.thread_time() - start)
+    return times
+
+
+def speed(rounds: int) -> list[dict]:
+    """Time every table; print it as Markdown."""
+    results = []
+    for table in tables():
+        layers = made(table)
+        x = torch.randn(table.batch, table.length, table.d_model)
+        leaf, pull = x.clone().requires_grad_(), torch.randn_like(x)
+
+        def infer(layer, x=x):
+            with torch.inference_mode():
+                call(layer, x)
+
+        tasks = {
+            "forward": {name: partial(infer, layer) for name, layer in layers.items()},
+            "training": {name: partial(step, layer, leaf, pull) for name, layer in layers.items()},
+        }
+        if table.floor:
+            products = MatrixProducts(table.batch, table.length, table.d_model, table.d_state)
+            tasks["forward"][FLOOR], tasks["training"][FLOOR] = products.forward, products.training
+        rows = {name: {"name": name} for name in tasks["forward"]}
+        for name, layer in layers.items():
+            if not isinstance(layer, ScanAlone):
+                rows[name]["parameters"] = sum(p.numel() for p in layer.parameters())
+        for kind, each in tasks.items():
+            times = in_turn(each, rounds)
+            reference = next(iter(times.values()))
+            for name, values in times.items():
+                rows[name][f"{kind}_us_per_token"] = 1e6 * median(values) / x[..., 0].numel()
+                rows[name][f"{kind}_ratio"] = median(map(float.__truediv__, values, reference))
+        facts = {k: v for k, v in vars(table).items() if k not in ("makers", "equal", "floor")}
+        results.append(facts | {"rows": list(rows.values())})
+        show_speed(results[-1])
+    return results
+
+
+def show_speed(result: dict) -> None:
+    sizes = "batch {batch}, {length} tokens, d_model {d_model}, d_state {d_state}".format(**result)
+    print(f"\n{result['title']}: {sizes}; µs a token, and the ratio to the first row\n")
+    print("| | parameters | forward | ratio | forward + backward | ratio |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for row in result["rows"]:
+        parameters = f"{row['parameters']:,}" if "parameters" in row else ""
+        cells = f"{row['forward_us_per_token']:.1f} | {row['forward_ratio']:.2f}"
+        cells += f" | {row['training_us_per_token']:.1f} | {row['training_ratio']:.2f}"
+        print(f"| {row['name']} | {parameters} | {cells} |")
+
+
+def peak_mib() -> float:
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def peak(title: str, name: str) -> None:
+    """Print the memory in MiB that a training step of one candidate adds; in a fresh process."""
+    table = next(t for t in tables() if t.title == title)
+    layer = table.makers[name]()
+    if layer is None:
+        print("null")
+        return
+    short = torch.randn(1, 64, table.d_model, requires_grad=True)
+    step(layer, short, torch.randn_like(short))
+    x = torch.randn(table.batch, table.length, table.d_model, requires_grad=True)
+    pull = torch.randn_like(x)
+    before = peak_mib()
+    step(layer, x, pull)
+    print(json.dumps(peak_mib() - before))
+
+
+def memory(rounds: int) -> list[dict]:
+    """Measure every candidate in processes of its own, and take the median."""
+    results = []
+    for table in tables():
+        rows = []
+        print(f"\n{table.title}: MiB that a training step adds to the process\n\n| | MiB | ratio |")
+        print("|---|---:|---:|")
+        for name in table.makers:
+            command = [sys.executable, __file__, "--peak", table.title, name]
+            runs = [subprocess.check_output(command, text=True) for _ in range(rounds)]
+            added = [json.loads(text) for text in runs]
+            if None not in added:
+                rows.append({"name": name, "mib": median(added)})
+                print(f"| {name} | {median(added):.0f} | {median(added) / rows[0]['mib']:.2f} |")
+        results.append({"title": table.title, "rows": rows})
+    return results
+
+
+def scaling(rounds: int) -> list[dict]:
+    """Time training steps at doubled lengths: batch 1, d_model 64."""
+    torch.manual_seed(0)
+    results = []
+    for name, layer in (("ecgbook Mamba2", Mamba2(64, 64)), ("ecgbook Mamba", Mamba(64))):
+        inputs = [torch.randn(1, length, 64, requires_grad=True) for length in LENGTHS]
+        tasks = {str(x.shape[1]): partial(step, layer, x, torch.randn_like(x)) for x in inputs}
+        times = list(in_turn(tasks, rounds).values())
+        doubled = [
+            median(map(float.__truediv__, twice, once))
+            for once, twice in zip(times, times[1:], strict=False)
+        ]
+        per_token = [1e6 * median(t) / n for t, n in zip(times, LENGTHS, strict=True)]
+        results.append(
+            {
+                "name": name,
+                "lengths": LENGTHS,
+                "training_us_per_token": per_token,
+                "time_of_2L_over_L": doubled,
+            }
+        )
+        print(
+            f"\n{name}, d_model 64, batch 1, training\n\n| tokens | µs a token | time(2L)/time(L) |"
+        )
+        print("|---:|---:|---:|")
+        for length, us, ratio in zip(LENGTHS, per_token, [*doubled, None], strict=True):
+            print(f"| {length} | {us:.1f} | {'' if ratio is None else f'{ratio:.2f}'} |")
+    return results
+
+
+def cpu() -> dict:
+    """Name the processor, and say whether it multiplies bfloat16 (where Linux tells)."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return {"cpu": platform.processor()}
+    facts = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in facts.items()}
+    flags = facts.get("flags", "").split()
+    low = {"avx512_bf16", "amx_bf16"} & set(flags)
+    return {"cpu": facts.get("model name", platform.processor()), "bfloat16": sorted(low)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--write", action="store_true", help="put the results into speed.json")
+    parser.add_argument("--peak", nargs=2, metavar=("TABLE", "NAME"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.peak:
+        peak(*args.peak)
+        return
+    sys.path.append(str(ROOT / "experiments"))
+    from provenance import provenance
+
+    options = f"--only {' '.join(args.only)} --rounds {args.rounds} --write"
+    made_with = provenance(f"python benchmarks/scan.py {options}", **cpu(), rounds=args.rounds)
+    print(f"{made_with['cpu']}, 1 thread, torch {version('torch')}, {args.rounds} rounds")
+    result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    for part in args.only:
+        rows = {"speed": speed, "memory": memory, "scaling": scaling}[part](args.rounds)
+        result[part] = {"provenance": made_with, "results": rows}
+    if args.write:
+        print(write_json(RESULT, result))
+
+
+if __name__ == "__main__":
+    main()
