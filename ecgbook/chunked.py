@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CACHED_CELLS = 400_000  # cells of one temporary that are computed at once on a CPU
+CACHED_CELLS = 400_000  # pairs of steps that `ChunkedSSD` computes at once on a CPU
+CACHED_STATES = 200_000  # states of one step that `ChunkedSelectiveScan` computes at once there
 
 
 def cuts(length: int, chunk: int, reverse: bool) -> list[slice]:
@@ -242,22 +243,20 @@ class _SSDChunks:
 
 
 class ChunkedSelectiveScan(torch.autograd.Function):
-    """Mamba-1's scan; arguments as of `ecgbook.scan.selective_scan`, in its order.
-
-    In a chunk, time comes first, so that the states of one step are one block of memory.
-    """
+    """Mamba-1's scan; arguments as of `ecgbook.scan.selective_scan`, in its order."""
 
     @staticmethod
     def forward(ctx, u, dt, A, B, C, D, chunk, reverse):
         """Scan, keeping the state before each chunk."""
         work = _SelectiveChunks(u, A, chunk, reverse)
-        y, state, states = torch.empty_like(u), u.new_zeros(len(u), *A.shape), []
+        y = torch.empty_like(u, memory_format=torch.contiguous_format)
+        states = [u.new_zeros(len(u), *A.shape)]
+        states += [torch.empty_like(states[0]) for _ in work.cuts[1:]]
         with torch.autocast(u.device.type, enabled=False):
-            for cut in work.cuts:
-                states.append(state)
-                _, _, h = work.states(dt[:, cut], dt[:, cut] * u[:, cut], A, B[:, cut], state)
-                y[:, cut] = (h @ C[:, cut].transpose(0, 1)[..., None])[..., 0].transpose(0, 1)
-                state = h[0 if reverse else -1].clone()
+            for rows in work.rows:
+                for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
+                    parts = (v[rows, cut] for v in (u, dt, B, C, y))
+                    work.forward(*parts, state[rows], None if behind is None else behind[rows])
         if D is not None:
             y += D * u
         ctx.save_for_backward(u, dt, A, B, C, D, *states)
@@ -269,30 +268,15 @@ class ChunkedSelectiveScan(torch.autograd.Function):
     def backward(ctx, dy):
         """Go back chunk by chunk with the gradient of the state between them."""
         u, dt, A, B, C, D, *states = ctx.saved_tensors
-        du, ddt, dB, dC = (torch.empty_like(v) for v in (u, dt, B, C))
         work = _SelectiveChunks(u, A, ctx.chunk, ctx.reverse)
-        dA, dstate = torch.zeros_like(A), torch.zeros_like(states[0])
+        du, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
+                           for v in (u, dt, B, C))  # fmt: skip
+        dA, dD, dstate = torch.zeros_like(A), None, torch.zeros_like(states[0])
         with torch.autocast(u.device.type, enabled=False):
-            for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
-                fed = dt[:, cut] * u[:, cut]
-                decay, earlier, h = work.states(dt[:, cut], fed, A, B[:, cut], state)
-                Y, steps = dy[:, cut].transpose(0, 1), dt[:, cut].transpose(0, 1)
-                g = work.room("g", len(h))  # gradient of the states
-                torch.mul(Y[..., None], C[:, cut].transpose(0, 1)[:, :, None], out=g)
-                order = range(len(h)) if ctx.reverse else range(len(h))[::-1]
-                g[order[0]] += dstate
-                for later, t in zip(order, order[1:], strict=False):
-                    g[t].addcmul_(decay[later], g[later])
-                torch.mul(decay[order[-1]], g[order[-1]], out=dstate)
-                dC[:, cut] = (Y[:, :, None] @ h)[:, :, 0].transpose(0, 1)
-                dB[:, cut] = (fed.transpose(0, 1)[:, :, None] @ g)[:, :, 0].transpose(0, 1)
-                dfed = (g @ B[:, cut].transpose(0, 1)[..., None])[..., 0].transpose(0, 1)
-                log_decay = g.mul_(decay).mul_(earlier)  # gradient of dt_t A
-                through = torch.mul(log_decay, A, out=decay).sum(-1)
-                ddt[:, cut] = through.transpose(0, 1) + dfed * u[:, cut]
-                du[:, cut] = dfed * dt[:, cut]
-                dA += log_decay.mul_(steps[..., None]).sum((0, 1))
-        dD = None
+            for rows in work.rows:
+                for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
+                    parts = (v[rows, cut] for v in (u, dt, B, C, dy, du, ddt, dB, dC))
+                    dA += work.backward(*parts, state[rows], dstate[rows])
         if D is not None:
             dD = (dy * u).sum((0, 1))
             du += D * dy
@@ -300,27 +284,61 @@ class ChunkedSelectiveScan(torch.autograd.Function):
 
 
 class _SelectiveChunks:
-    """The states of one chunk at a time, in buffers that all chunks share."""
+    """One chunk at a time, in buffers that all chunks share, some rows of the batch at once.
+
+    In the buffers time comes first, so that the states of one step are one block of memory.
+    """
 
     def __init__(self, u, A, chunk, reverse):
-        self.cuts, self.reverse = cuts(u.shape[1], chunk, reverse), reverse
-        self.shape, self.A, self.buffers = (len(u), *A.shape), A, {}
-        self.most = min(chunk, u.shape[1]) + 1
+        b, length, _ = u.shape
+        self.cuts, self.reverse, self.A, self.buffers = cuts(length, chunk, reverse), reverse, A, {}
+        step = max(1, CACHED_STATES // A.numel()) if u.device.type == "cpu" else b
+        self.rows = [slice(i, min(i + step, b)) for i in range(0, b, step)]
+        self.most = min(chunk, length) + 1, min(step, b)
 
-    def room(self, name: str, steps: int) -> Tensor:
-        """Return a shared buffer (steps, b, channels, n)."""
+    def room(self, name: str, q: int, b: int) -> Tensor:
+        """Return a shared buffer (q, b, channels, n)."""
         if name not in self.buffers:
-            self.buffers[name] = self.A.new_empty(self.most, *self.shape)
-        return self.buffers[name][:steps]
+            self.buffers[name] = self.A.new_empty(*self.most, *self.A.shape)
+        return self.buffers[name][:q, :b]
 
-    def states(self, dt, fed, A, B, state):
+    def states(self, dt, fed, B, state):
         """Return the decays, the states before each step and those after it."""
-        q = dt.shape[1]
-        decay, h = self.room("decay", q), self.room("h", q + 1)
+        q, b = dt.shape[:2]
+        decay, h = self.room("decay", q, b), self.room("h", q + 1, b)
         earlier, after = (h[1:], h[:-1]) if self.reverse else (h[:-1], h[1:])
-        torch.mul(dt.transpose(0, 1)[..., None], A, out=decay).exp_()
-        torch.mul(fed.transpose(0, 1)[..., None], B.transpose(0, 1)[:, :, None], out=after)
+        torch.mul(dt[..., None], self.A, out=decay).exp_()
+        torch.mul(fed[..., None], B[:, :, None], out=after)
         h[-1 if self.reverse else 0] = state
         for t in range(q)[::-1] if self.reverse else range(q):
             after[t].addcmul_(decay[t], earlier[t])
         return decay, earlier, after
+
+    def forward(self, u, dt, B, C, y, state, behind):
+        """Write y (b q channels) and the state behind the chunk."""
+        u, dt, B, C, y = (v.transpose(0, 1) for v in (u, dt, B, C, y))
+        _, _, h = self.states(dt, dt * u, B, state)
+        y.copy_((h @ C[..., None])[..., 0])
+        if behind is not None:
+            behind.copy_(h[0 if self.reverse else -1])
+
+    def backward(self, u, dt, B, C, dy, du, ddt, dB, dC, state, dstate):
+        """Write the gradients and return that of A; turn `dstate` into that before the chunk."""
+        given = u, dt, B, C, dy, du, ddt, dB, dC
+        u, dt, B, C, dy, du, ddt, dB, dC = (v.transpose(0, 1) for v in given)
+        fed = dt * u
+        decay, earlier, h = self.states(dt, fed, B, state)
+        g = self.room("g", *dt.shape[:2])  # gradient of the states
+        torch.mul(dy[..., None], C[:, :, None], out=g)
+        order = range(len(g)) if self.reverse else range(len(g))[::-1]
+        g[order[0]] += dstate
+        for later, t in zip(order, order[1:], strict=False):
+            g[t].addcmul_(decay[later], g[later])
+        torch.mul(decay[order[-1]], g[order[-1]], out=dstate)
+        dC.copy_((dy[:, :, None] @ h)[:, :, 0])
+        dB.copy_((fed[:, :, None] @ g)[:, :, 0])
+        dfed = (g @ B[..., None])[..., 0]
+        log_decay = g.mul_(decay).mul_(earlier)  # gradient of dt_t A
+        ddt.copy_(torch.mul(log_decay, self.A, out=decay).sum(-1) + dfed * u)
+        torch.mul(dfed, dt, out=du)
+        return log_decay.mul_(dt[..., None]).sum((0, 1))

@@ -34,7 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 SSD_CHUNK = 64
-SELECTIVE_CHUNK = 4
+SELECTIVE_CHUNK = 8
 
 
 @dataclass(frozen=True)

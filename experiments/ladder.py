@@ -3,6 +3,7 @@
     python experiments/ladder.py                     # every rung, synthetic and real
     python experiments/ladder.py --rows 0 --data real
     python experiments/ladder.py --rows 1 --data synthetic --seeds 2
+    python experiments/ladder.py --rows              # no row: only time the models again
 
 Synthetic: training, validation and test records are drawn from different seeds, so no patient is
 shared. Real: patient-wise cross-validation over the distinct records of ECGBOOK_DATA; the
@@ -185,18 +186,20 @@ def change(before: list, after: list, test: ECGDataset) -> dict:
     return result
 
 
-def ms_per_record(rung: ladder.Rung) -> float:
-    """Time the forward pass of 32 records on one thread; median of seven, in ms a record."""
+def ms_per_record(rounds: int = 9) -> dict[str, float]:
+    """Time every rung's forward pass of 32 records on one thread, in turn; medians, in ms."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    model, x, times = rung.build().eval(), torch.randn(32, STEPS.n_samples, 12), []
-    with torch.no_grad():
-        for _ in range(8):
-            start = time.thread_time()
-            model(x)
-            times.append(1000 * (time.thread_time() - start) / len(x))
+    rungs = {rung.name: rung.build().eval() for rung in ladder.RUNGS}
+    x, times = torch.randn(32, STEPS.n_samples, 12), {name: [] for name in rungs}
+    with torch.inference_mode():
+        for _ in range(rounds):
+            for name, model in rungs.items():
+                start = time.thread_time()
+                model(x)
+                times[name].append(1000 * (time.thread_time() - start) / len(x))
     torch.set_num_threads(threads)
-    return float(np.median(times[1:]))
+    return {name: float(np.median(each[1:])) for name, each in times.items()}
 
 
 def write_row(number: int, source: str, test: ECGDataset, sha256: str) -> None:
@@ -219,7 +222,6 @@ def write_row(number: int, source: str, test: ECGDataset, sha256: str) -> None:
     about = {
         "chapter": rung.chapter,
         "parameters": sum(p.numel() for p in rung.build().parameters()),
-        "ms_per_record": ms_per_record(rung),
     }
     with FileLock(LOCK):
         rows = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() else {}
@@ -231,25 +233,42 @@ def write_row(number: int, source: str, test: ECGDataset, sha256: str) -> None:
                 row.pop("change", None)
                 if None not in pair:
                     row["change"] = change(*pair, test)
-        in_order = [rung.name for rung in ladder.RUNGS if rung.name in rows]
-        write_json(RESULT, {"rows": {name: rows[name] for name in in_order}})
+        write_rows(rows)
+
+
+def write_rows(rows: dict) -> None:
+    """Write the rows in the order of the ladder."""
+    in_order = [rung.name for rung in ladder.RUNGS if rung.name in rows]
+    write_json(RESULT, {"rows": {name: rows[name] for name in in_order}})
+
+
+def write_times() -> None:
+    """Time all rungs in one run, so that their times can be compared; write them to the rows."""
+    times = ms_per_record()
+    with FileLock(LOCK):
+        rows = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() else {}
+        for name, row in rows.items():
+            row["ms_per_record"] = times[name]
+        write_rows(rows)
 
 
 def main() -> None:
     """Make the runs that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     every = range(len(ladder.RUNGS))
-    parser.add_argument("--rows", type=int, choices=every, nargs="+", default=every)
+    parser.add_argument("--rows", type=int, choices=every, nargs="*", default=every)
     parser.add_argument("--data", choices=("synthetic", "real"), nargs="+")
     parser.add_argument("--seeds", type=int, choices=SEEDS, nargs="+", default=SEEDS)
     options = parser.parse_args()
-    for source in options.data or ("synthetic", "real"):
+    sources = options.data or ("synthetic", "real")
+    for source in sources if options.rows else ():
         parts = load(source)
         sha256 = fingerprint(*parts.values())
         for number in options.rows:
             for seed in options.seeds:
                 run(number, source, seed, parts, sha256)
             write_row(number, source, parts["test"], sha256)
+    write_times()
 
 
 if __name__ == "__main__":

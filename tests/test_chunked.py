@@ -42,6 +42,23 @@ def test_slicing_the_batch_changes_nothing(monkeypatch, reverse):
             assert (a - b).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_slicing_the_batch_of_a_selective_scan_changes_nothing(monkeypatch, reverse):
+    g = torch.Generator().manual_seed(0)
+    u, dt, B, C = (torch.rand(3, 20, n, generator=g, dtype=torch.float64) for n in (4, 4, 5, 5))
+    A = -torch.rand(4, 5, generator=g, dtype=torch.float64)
+    inputs = [v.requires_grad_() for v in (u, dt, A, B, C)]
+    pull = torch.randn(3, 20, 4, generator=g, dtype=torch.float64)
+    results = []
+    for states in (1, 2 * 4 * 5, 10**9):  # one row at a time, two and one, all three
+        monkeypatch.setattr(chunked, "CACHED_STATES", states)
+        y = scan.selective_scan(*inputs, chunk=8, reverse=reverse)
+        results.append([y, *torch.autograd.grad(y, inputs, pull)])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert (a - b).abs().max() <= 1e-12
+
+
 def test_backward_keeps_the_inputs_and_one_state_a_chunk():
     inputs, kept = ssd_inputs(length=50), []
 

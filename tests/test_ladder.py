@@ -103,7 +103,7 @@ def experiment(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "RESULT", tmp_path / "ladder.json")
     monkeypatch.setattr(module, "PREDICTIONS", tmp_path / "predictions")
     monkeypatch.setattr(module, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(module, "ms_per_record", lambda rung: 1.0)
+    monkeypatch.setattr(module, "ms_per_record", lambda: {r.name: 1.0 for r in ladder.RUNGS})
     monkeypatch.setattr(module, "on_real", predictions)
     few = partial(evaluation.evaluate, n_draws=50)
     monkeypatch.setattr(evaluation, "evaluate", few)
