@@ -104,9 +104,12 @@ def tables() -> list[Table]:
         }
 
     equal = ("Mamba-2 as in the paper's listing", "transformers Mamba2Mixer")
+    few = ("ecgbook Mamba2", "nn.LSTM, one direction", "nn.TransformerEncoderLayer")
+    long = {name: layers(384, 128)[name] for name in few}
     return [
         Table("One layer", 8, 729, 384, 128, layers(384, 128), equal, floor=True),
         Table("One small layer", 8, 729, 64, 64, layers(64, 64), equal, floor=True),
+        Table("One long record", 1, 8192, 384, 128, long, ()),
         Table(
             "Directions",
             *(8, 729, 384, 128),
