@@ -39,6 +39,27 @@ def cuts(length: int, chunk: int, reverse: bool) -> list[slice]:
     return parts[::-1] if reverse else parts
 
 
+def slices(batch: int, cells: int, limit: int, device: torch.device) -> list[slice]:
+    """Cut a batch so that what is computed at once fits a CPU's cache; leave it whole elsewhere.
+
+    Parameters
+    ----------
+    batch : int
+        Rows.
+    cells : int
+        What one row computes at once.
+    limit : int
+        What a slice may compute at once, if it has more than one row.
+    device : torch.device
+
+    Returns
+    -------
+    list of slice
+    """
+    step = max(1, limit // cells) if device.type == "cpu" else batch
+    return [slice(start, min(start + step, batch)) for start in range(0, batch, step)]
+
+
 class ChunkedSSD(torch.autograd.Function):
     """Mamba-2's scan; arguments as of `ecgbook.scan.ssd`, in its order."""
 
@@ -80,25 +101,28 @@ class ChunkedSSD(torch.autograd.Function):
         return dx, ddt, dA, dB, dC, dD, dinitial, None, None
 
 
+def _masks(ones: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (t, s): 1 where s is t or before it in the scan, is before it, is after it."""
+    upto, before, after = ones.tril(), ones.tril(-1), ones.triu(1)
+    return (upto.T, after, before) if reverse else (upto, before, after)
+
+
 class _SSDChunks:
     """One chunk at a time, in buffers that all chunks share; states are (b, g, n, r p)."""
 
     def __init__(self, x, dt, A, B, D, chunk, reverse):
         (self.b, length, self.h, self.p), (self.g, self.n) = x.shape, B.shape[2:]
         self.r = self.h // self.g
-        self.A, self.D, self.reverse = A, D, reverse
+        self.A, self.D = A, D
         self.low, self.exact = x.dtype, dt.dtype  # of matrix products and of everything else
         self.cuts = cuts(length, chunk, reverse)
         q = min(chunk, length)
-        step = max(1, CACHED_CELLS // (self.h * q * q)) if x.device.type == "cpu" else self.b
-        self.rows = [slice(i, min(i + step, self.b)) for i in range(0, self.b, step)]
-        self.ones, self.buffers = dt.new_ones(q, q), {}
-
-    def masks(self, q: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (t, s): 1 where s is t or before it in the scan, is before it, is after it."""
-        ones = self.ones[:q, :q]
-        upto, before, after = ones.tril(), ones.tril(-1), ones.triu(1)
-        return (upto.T, after, before) if self.reverse else (upto, before, after)
+        self.rows = slices(self.b, self.h * q**2, CACHED_CELLS, x.device)
+        self.masks = {
+            steps: _masks(dt.new_ones(steps, steps), reverse)
+            for steps in {cut.stop - cut.start for cut in self.cuts}
+        }
+        self.buffers = {}
 
     def start(self, initial_state: Tensor | None) -> Tensor:
         """Return the first state in this class's layout."""
@@ -140,7 +164,7 @@ class _SSDChunks:
         (b g, q, n); and G = C B^T, masked (b g, q, q).
         """
         b, q, h = dt.shape
-        upto, before, after = self.masks(q)
+        upto, before, after = self.masks[q]
         a = dt * self.A
         until = torch.mul(a.transpose(1, 2)[:, :, None], upto, out=self.room("until", b, h, q, q))
         L = self.room("L", b * h * q, q)
@@ -188,7 +212,7 @@ class _SSDChunks:
         """Write the gradients; turn `dstate` from that behind the chunk to that before it."""
         (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
         exact, low = self.exact, self.low
-        upto, before, after = self.masks(q)
+        upto, before, after = self.masks[q]
         L, into, out, whole, B, C, G = self.within(dt, B, C)
         grouped, states = (b, g, r, q, q), (b, g, n, r, p)
 
@@ -292,9 +316,8 @@ class _SelectiveChunks:
     def __init__(self, u, A, chunk, reverse):
         b, length, _ = u.shape
         self.cuts, self.reverse, self.A, self.buffers = cuts(length, chunk, reverse), reverse, A, {}
-        step = max(1, CACHED_STATES // A.numel()) if u.device.type == "cpu" else b
-        self.rows = [slice(i, min(i + step, b)) for i in range(0, b, step)]
-        self.most = min(chunk, length) + 1, min(step, b)
+        self.rows = slices(b, A.numel(), CACHED_STATES, u.device)
+        self.most = min(chunk, length) + 1, self.rows[0].stop
 
     def room(self, name: str, q: int, b: int) -> Tensor:
         """Return a shared buffer (q, b, channels, n)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class TokenClassifier(nn.Module):
+class TokenClassifier(nn.Module, ABC):
     """What the models share: a signal becomes tokens, their mean becomes logits.
 
     A model gives itself ``scale``, ``pool``, ``head``, the method ``tokens`` and ``config``, the
@@ -43,6 +45,7 @@ class TokenClassifier(nn.Module):
         tokens, token_mask = self.tokens(self.scale(x), mask)
         return self.head(self.pool(tokens, token_mask))
 
+    @abstractmethod
     def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute what the mean is taken of.
 
@@ -58,7 +61,6 @@ class TokenClassifier(nn.Module):
         token_mask : Tensor, shape (batch, tokens), bool
             True where the token sees signal.
         """
-        raise NotImplementedError
 
 
 def check_input(x: Tensor, mask: Tensor | None) -> None:
