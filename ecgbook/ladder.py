@@ -47,6 +47,7 @@ _MAMBA2 = {
     "use_multi_branch": False,
     "use_attention": False,
 }
+_FULL = {**_MAMBA2, "use_multi_branch": True, "use_attention": True}
 
 RUNGS: tuple[Rung, ...] = (
     Rung("CNN baseline", 3, models.CNNBaseline, {**_SIZE, "n_layers": 4}),
@@ -55,8 +56,50 @@ RUNGS: tuple[Rung, ...] = (
         "Mamba-2, one direction", 6, models.EnhancedECGMamba2, {**_MAMBA2, "bidirectional": False}
     ),
     Rung("both directions", 7, models.EnhancedECGMamba2, _MAMBA2),
+    Rung("lead branches", 8, models.EnhancedECGMamba2, {**_MAMBA2, "use_multi_branch": True}),
+    Rung("self-attention", 9, models.EnhancedECGMamba2, _FULL),
 )
-"""The rungs from the bottom up; a rung's place is the number of its row."""
+"""The rungs from the bottom up; a rung's place is the number of its row. The last is the whole."""
+
+LEFT_OUT: tuple[Rung, ...] = (
+    Rung("without branches", 10, models.EnhancedECGMamba2, {**_FULL, "use_multi_branch": False}),
+    Rung(
+        "without second direction", 10, models.EnhancedECGMamba2, {**_FULL, "bidirectional": False}
+    ),
+)
+"""The whole minus one part. Minus self-attention it is the rung before the last."""
+
+ROWS: dict[str, tuple[int, ...]] = {
+    "synthetic": tuple(range(len(RUNGS))),
+    "real": (0, 1, 2, 3, 5),
+    "synthetic to real": (0, 1, 5),
+    "fine-tuned": (0, 1, 5),
+}
+"""For each way to train and test a model, the rows that were run. ``"synthetic"`` and ``"real"``
+train and test on records of that kind, real ones by cross-validation; ``"synthetic to real"``
+tests the models of the first on real records; ``"fine-tuned"`` trains them further on those."""
+
+
+def reference(rung: Rung, data: str) -> Rung | None:
+    """Return the rung that another one is compared with.
+
+    Parameters
+    ----------
+    rung : Rung
+        Of `RUNGS` or `LEFT_OUT`.
+    data : str
+        A key of `ROWS`.
+
+    Returns
+    -------
+    Rung or None
+        The one before it among those that were run; the whole for those with a part left out.
+    """
+    if rung in LEFT_OUT:
+        return RUNGS[-1]
+    rows = [RUNGS[number] for number in ROWS[data]]
+    place = rows.index(rung)
+    return rows[place - 1] if place else None
 
 
 def results() -> dict:

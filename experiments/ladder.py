@@ -1,19 +1,23 @@
 """Train and score the rungs of the ladder; write experiments/results/ladder.json.
 
-    python experiments/ladder.py                     # every rung, synthetic and real
+    python experiments/ladder.py                     # every rung, every way to train and test
     python experiments/ladder.py --rows 0 --data real
     python experiments/ladder.py --rows 1 --data synthetic --seeds 2
+    python experiments/ladder.py --rows --left-out   # the whole minus one part each
     python experiments/ladder.py --rows              # no row: only time the models again
 
 Synthetic: training, validation and test records are drawn from different seeds, so no patient is
 shared. Real: patient-wise cross-validation over the distinct records of ECGBOOK_DATA; the
-out-of-fold predictions are scored together. Early stopping and thresholds use a validation part
-that is cut from the training folds by patient. Intervals: 1,000 bootstrap draws over patients
-for each seed; value and bounds are then averaged over the seeds. The change to the row before is
-that of the same seed on the same records, with the same draws for both.
+out-of-fold predictions are scored together. Synthetic to real: the models of the first, as they
+are, on all real records. Fine-tuned: the cross-validation again, each model starting from the
+synthetic one of its seed. Early stopping and thresholds use a validation part that is cut from
+the training records by patient. Intervals: 1,000 bootstrap draws over patients for each seed;
+value and bounds are then averaged over the seeds. The change to the reference, which is the row
+before or the whole, is that of the same seed on the same records, with the same draws for both.
 
 Each run, one rung with one seed, leaves a file of predictions. A row is written when the runs of
-all seeds are there, so runs may be shared out among processes that work at the same time.
+all seeds are there, so runs may be shared out among processes that work at the same time. Models
+trained on synthetic records are kept in runs/ladder; a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -21,9 +25,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import tempfile
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +47,18 @@ HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "ladder.json"
 PREDICTIONS = HERE / "results" / "ladder_predictions"
 LOCK = Path(tempfile.gettempdir()) / "ecgbook-ladder.lock"
+MODELS = HERE.parent / "runs" / "ladder"
 STEPS = models.PREPROCESSING["tutorial"]
 SEEDS = (0, 1, 2)
+EVERY = (*ladder.RUNGS, *ladder.LEFT_OUT)
 RECIPE = {
     "synthetic": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6),
     "real": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6, positive_weight=0.5),
+    "fine-tuned": Recipe(
+        epochs=6, batch_size=32, learning_rate=1e-3, patience=6, positive_weight=0.5
+    ),
 }
+RECIPE["synthetic to real"] = RECIPE["synthetic"]
 N_SYNTHETIC = {"train": 2000, "valid": 500, "test": 1000}
 N_FOLDS = 5
 
@@ -70,26 +82,35 @@ def load(source: str) -> dict[str, ECGDataset]:
     return {"test": data.from_folder(folder, STEPS).distinct()}
 
 
-def train(rung: ladder.Rung, training: ECGDataset, valid: ECGDataset, recipe: Recipe):
-    """Train a rung from its seed; return its bundle."""
-    torch.manual_seed(recipe.seed)
-    return fit(rung.build(), training, valid, recipe, progress=False)
-
-
 def on_synthetic(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]):
     """Return probabilities and thresholds of the test part, and the epochs that were trained."""
-    bundle = train(rung, parts["train"], parts["valid"], recipe)
+    bundle = trained_on_synthetic(rung, recipe.seed, parts)
     probabilities = evaluation.predict(bundle.model, parts["test"])
     return probabilities, bundle.thresholds, [len(bundle.card["epochs"])]
 
 
-def on_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]):
+def trained_on_synthetic(
+    rung: ladder.Rung, seed: int, parts: dict[str, ECGDataset] | None = None
+) -> models.Bundle:
+    """Return the model of a seed, trained now or before."""
+    folder = MODELS / run_file(rung, "synthetic", seed).stem
+    if not (folder / "model.safetensors").is_file():
+        parts = parts or load("synthetic")
+        recipe = replace(RECIPE["synthetic"], seed=seed)
+        torch.manual_seed(seed)
+        fit(rung.build(), parts["train"], parts["valid"], recipe, folder, True, progress=False)
+    return models.load(folder / "model.safetensors")
+
+
+def on_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset], tune: bool = False):
     """Return the same by patient-wise cross-validation, thresholds one row a record."""
     records, epochs = parts["test"], []
     probabilities, thresholds = np.zeros_like(records.y), np.zeros_like(records.y)
     for fold, (rest, test) in enumerate(splits.patient_folds(records, N_FOLDS, recipe.seed)):
         training, valid = splits.split_by_patient(records.subset(rest), (0.85, 0.15), recipe.seed)
-        bundle = train(rung, training, valid, recipe)
+        torch.manual_seed(recipe.seed)
+        model = trained_on_synthetic(rung, recipe.seed).model if tune else rung.build()
+        bundle = fit(model, training, valid, recipe, progress=False)
         probabilities[test] = evaluation.predict(bundle.model, records.subset(test))
         thresholds[test] = bundle.thresholds
         epochs.append(len(bundle.card["epochs"]))
@@ -97,34 +118,65 @@ def on_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]):
     return probabilities, thresholds, epochs
 
 
+def from_synthetic_to_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]):
+    """Return the same for a model that has seen no real record."""
+    bundle = trained_on_synthetic(rung, recipe.seed)
+    probabilities = evaluation.predict(bundle.model, parts["test"])
+    return probabilities, bundle.thresholds, [len(bundle.card["epochs"])]
+
+
+WORK = {
+    "synthetic": on_synthetic,
+    "real": on_real,
+    "synthetic to real": from_synthetic_to_real,
+    "fine-tuned": partial(on_real, tune=True),
+}
+
+
 def run_file(rung: ladder.Rung, source: str, seed: int) -> Path:
     """Return the file of one run, such as ``cnn-baseline-real-0.safetensors``."""
-    name = re.sub(r"\W+", "-", rung.name.lower())
-    return PREDICTIONS / f"{name}-{source}-{seed}.safetensors"
+    name = re.sub(r"\W+", "-", f"{rung.name.lower()}-{source}-{seed}")
+    return PREDICTIONS / f"{name}.safetensors"
 
 
 def task(rung: ladder.Rung, source: str, seed: int, data_sha256: str) -> dict:
     """Say what a run does, as its file does: a run of another task is not reused."""
-    return {
+    about = {
         "model": rung.model.__name__,
         "arguments": dict(rung.arguments),
         "recipe": asdict(replace(RECIPE[source], seed=seed)),
         "data_sha256": data_sha256,
     }
+    if source == "fine-tuned":
+        about["pretraining"] = asdict(replace(RECIPE["synthetic"], seed=seed))
+    return about
 
 
-def run(number: int, source: str, seed: int, parts: dict[str, ECGDataset], sha256: str) -> None:
+def rungs_of(source: str) -> list[ladder.Rung]:
+    """List what is run on one kind of records: parts are left out on synthetic ones."""
+    rungs = [ladder.RUNGS[number] for number in ladder.ROWS[source]]
+    return rungs + list(ladder.LEFT_OUT) if source == "synthetic" else rungs
+
+
+def command(rung: ladder.Rung, source: str) -> str:
+    """Say how to make the runs of a rung again."""
+    which = "--rows --left-out" if rung in ladder.LEFT_OUT else f"--rows {ladder.RUNGS.index(rung)}"
+    return f"python experiments/ladder.py {which} --data {shlex.quote(source)}"
+
+
+def run(
+    rung: ladder.Rung, source: str, seed: int, parts: dict[str, ECGDataset], sha256: str
+) -> None:
     """Train and score one rung with one seed; write the file of the run."""
-    rung, start = ladder.RUNGS[number], time.perf_counter()
+    start = time.perf_counter()
     made_with = provenance(
-        f"python experiments/ladder.py --rows {number} --data {source}",
+        command(rung, source),
         data_sha256=sha256,
         preprocessing=STEPS.to_dict(),
     )
     print(f"{rung.name}, {source}, seed {seed}", flush=True)
     recipe = replace(RECIPE[source], seed=seed)
-    work = on_synthetic if source == "synthetic" else on_real
-    probabilities, thresholds, epochs = work(rung, recipe, parts)
+    probabilities, thresholds, epochs = WORK[source](rung, recipe, parts)
     scores = evaluation.evaluate(parts["test"], probabilities, thresholds)
     minutes = (time.perf_counter() - start) / 60
     header = {
@@ -140,9 +192,9 @@ def run(number: int, source: str, seed: int, parts: dict[str, ECGDataset], sha25
     print(f"  macro-AUROC {macro}, {minutes:.1f} minutes", flush=True)
 
 
-def finished(number: int, source: str, sha256: str) -> list[tuple[np.ndarray, dict]] | None:
+def finished(rung: ladder.Rung, source: str, sha256: str) -> list[tuple[np.ndarray, dict]] | None:
     """Return probabilities and header of a rung's runs, one a seed; None if one is not there."""
-    rung, runs = ladder.RUNGS[number], []
+    runs = []
     for seed in SEEDS:
         file = run_file(rung, source, seed)
         if not file.is_file():
@@ -190,7 +242,7 @@ def ms_per_record(rounds: int = 9) -> dict[str, float]:
     """Time every rung's forward pass of 32 records on one thread, in turn; medians, in ms."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    rungs = {rung.name: rung.build().eval() for rung in ladder.RUNGS}
+    rungs = {rung.name: rung.build().eval() for rung in EVERY}
     x, times = torch.randn(32, STEPS.n_samples, 12), {name: [] for name in rungs}
     with torch.inference_mode():
         for _ in range(rounds):
@@ -202,9 +254,9 @@ def ms_per_record(rounds: int = 9) -> dict[str, float]:
     return {name: float(np.median(each[1:])) for name, each in times.items()}
 
 
-def write_row(number: int, source: str, test: ECGDataset, sha256: str) -> None:
-    """Write a row whose runs are all there, and its change and that of the next row."""
-    rung, runs = ladder.RUNGS[number], finished(number, source, sha256)
+def write_row(rung: ladder.Rung, source: str, test: ECGDataset, sha256: str) -> None:
+    """Write a row whose runs are all there, and every change that it is part of."""
+    runs = finished(rung, source, sha256)
     if runs is None:
         print(f"{rung.name}, {source}: row not written, runs of some seeds are missing")
         return
@@ -214,7 +266,7 @@ def write_row(number: int, source: str, test: ECGDataset, sha256: str) -> None:
         made_with[key] = ", ".join(sorted({header["provenance"][key] for header in headers}))
     scores = mean_over_seeds([header["scores"] for header in headers]) | {
         "recipe": asdict(RECIPE[source]),
-        "split": N_SYNTHETIC if source == "synthetic" else {"folds": N_FOLDS},
+        "split": {"folds": N_FOLDS} if source in ("real", "fine-tuned") else N_SYNTHETIC,
         "epochs_by_seed": [header["epochs"] for header in headers],
         "minutes": sum(header["minutes"] for header in headers),
         "provenance": made_with,
@@ -226,10 +278,11 @@ def write_row(number: int, source: str, test: ECGDataset, sha256: str) -> None:
     with FileLock(LOCK):
         rows = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() else {}
         rows[rung.name] = rows.get(rung.name, {}) | about | {source: scores}
-        for later in range(max(number, 1), min(number + 2, len(ladder.RUNGS))):
-            pair = [finished(n, source, sha256) for n in (later - 1, later)]
-            row = rows.get(ladder.RUNGS[later].name, {}).get(source)
-            if row is not None:
+        for after in rungs_of(source):
+            before = ladder.reference(after, source)
+            row = rows.get(after.name, {}).get(source)
+            if row is not None and rung in (before, after) and before is not None:
+                pair = [finished(each, source, sha256) for each in (before, after)]
                 row.pop("change", None)
                 if None not in pair:
                     row["change"] = change(*pair, test)
@@ -238,7 +291,7 @@ def write_row(number: int, source: str, test: ECGDataset, sha256: str) -> None:
 
 def write_rows(rows: dict) -> None:
     """Write the rows in the order of the ladder."""
-    in_order = [rung.name for rung in ladder.RUNGS if rung.name in rows]
+    in_order = [rung.name for rung in EVERY if rung.name in rows]
     write_json(RESULT, {"rows": {name: rows[name] for name in in_order}})
 
 
@@ -257,17 +310,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     every = range(len(ladder.RUNGS))
     parser.add_argument("--rows", type=int, choices=every, nargs="*", default=every)
-    parser.add_argument("--data", choices=("synthetic", "real"), nargs="+")
+    parser.add_argument("--left-out", action="store_true", help="also the whole minus one part")
+    parser.add_argument("--data", choices=tuple(ladder.ROWS), nargs="+", default=ladder.ROWS)
     parser.add_argument("--seeds", type=int, choices=SEEDS, nargs="+", default=SEEDS)
     options = parser.parse_args()
-    sources = options.data or ("synthetic", "real")
-    for source in sources if options.rows else ():
+    wanted = [ladder.RUNGS[number] for number in options.rows]
+    wanted += ladder.LEFT_OUT if options.left_out else ()
+    for source in options.data:
+        rungs = [rung for rung in rungs_of(source) if rung in wanted]
+        if not rungs:
+            continue
         parts = load(source)
         sha256 = fingerprint(*parts.values())
-        for number in options.rows:
+        for rung in rungs:
             for seed in options.seeds:
-                run(number, source, seed, parts, sha256)
-            write_row(number, source, parts["test"], sha256)
+                run(rung, source, seed, parts, sha256)
+            write_row(rung, source, parts["test"], sha256)
     write_times()
 
 
