@@ -11,14 +11,18 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    name: "models"
-    for name in ("Bundle", "CNNBaseline", "ECGVisionMamba", "EnhancedECGMamba2", "load")
+    "CNNBaseline": "models",
+    "ECGVisionMamba": "models",
+    "EnhancedECGMamba2": "models",
+    "Bundle": "bundles",
+    "load": "bundles",
 }
 _MODULES = (
-    "attention", "bootstrap", "checkpoints", "chunked", "classifier", "comments", "convolution",
-    "data", "evaluation", "frontend", "groups", "labels", "ladder", "layers", "leads", "mamba",
-    "metrics", "models", "normalization", "physionet", "plots", "preprocessing", "records",
-    "recurrences", "scan", "splits", "storage", "synthetic", "training", "vision_mamba",
+    "attention", "batching", "bootstrap", "bundles", "checkpoints", "chunked", "classifier",
+    "comments", "convolution", "data", "evaluation", "frontend", "groups", "labels", "ladder",
+    "layers", "leads", "mamba", "metrics", "models", "normalization", "physionet", "plots",
+    "preprocessing", "records", "recurrences", "scan", "splits", "storage", "synthetic",
+    "training", "vision_mamba",
 )  # fmt: skip
 __all__ = [*_HOMES, *_MODULES]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from . import evaluation, models, physionet, splits, synthetic
+from . import bundles, evaluation, models, physionet, splits, synthetic
 from .data import ECGDataset, from_folder, from_records
 from .labels import POLICIES, RHYTHMS
 from .ladder import interval
@@ -144,7 +144,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    bundle = models.load(options.model)
+    bundle = bundles.load(options.model)
     dataset = _dataset(options, bundle.preprocessing)
     if options.part != "all":
         _check_origin(options, bundle.card, fingerprint(dataset))

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from . import metrics
+from .batching import trim
 from .bootstrap import bootstrap
-from .data import ECGDataset, trim
+from .data import ECGDataset
 from .labels import RHYTHMS
 
 
@@ -32,14 +33,17 @@ def predict(model: nn.Module, dataset: ECGDataset, batch_size: int = 64) -> np.n
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    by_length = np.argsort(dataset.n_valid, kind="stable")  # short records need no long padding
     try:
         parts = [
             torch.sigmoid(model(batch["x"].to(device), batch["mask"].to(device)).float()).cpu()
-            for batch in map(trim, dataset.loader(batch_size))
+            for batch in map(trim, dataset.subset(by_length).loader(batch_size))
         ]
     finally:
         model.train(was_training)
-    return torch.cat(parts).numpy() if parts else np.zeros((0, len(RHYTHMS)), np.float32)
+    if not parts:
+        return np.zeros((0, len(RHYTHMS)), np.float32)
+    return torch.cat(parts).numpy()[np.argsort(by_length)]
 
 
 def evaluate(

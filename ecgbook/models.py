@@ -1,12 +1,9 @@
-"""The models of the book, their presets, and how a trained one is saved and loaded."""
+"""The models of the book and their presets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +15,6 @@ from .layers import FeedForward, MaskedBatchNorm1d, MaskedMean, RMSNorm, Scale
 from .leads import GROUPS
 from .mamba import Bidirectional, Unidirectional
 from .preprocessing import Preprocessing
-from .storage import read_safetensors, write_safetensors
 from .vision_mamba import VisionMambaBlock
 
 PRESETS: dict[str, dict] = {
@@ -310,84 +306,3 @@ class EnhancedECGMamba2(TokenClassifier):
         if self.attention is not None:
             tokens = self.attention(tokens, token_mask)
         return self.norm(tokens), token_mask
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A trained model with all that is needed to use it on a record.
-
-    Attributes
-    ----------
-    model : torch.nn.Module
-        In evaluation mode.
-    preprocessing : Preprocessing
-        What turns a record into the model's input.
-    thresholds : ndarray, shape (n_classes,)
-        Probability from which a label counts as present, chosen on validation data.
-    card : dict
-        How the model was trained: data, recipe, scores.
-    """
-
-    model: nn.Module
-    preprocessing: Preprocessing
-    thresholds: np.ndarray
-    card: dict = field(default_factory=dict)
-
-
-def save(bundle: Bundle, path: str | Path) -> Path:
-    """Write a model to one safetensors file, atomically.
-
-    The weights are the file's tensors; class, arguments, preprocessing, thresholds and card are
-    JSON in its header.
-
-    Parameters
-    ----------
-    bundle : Bundle
-    path : str or Path
-        File to write; its folder is made if need be.
-
-    Returns
-    -------
-    Path
-    """
-    header = {
-        "model": type(bundle.model).__name__,
-        "config": bundle.model.config,
-        "preprocessing": bundle.preprocessing.to_dict(),
-        "thresholds": np.asarray(bundle.thresholds, dtype=float).tolist(),
-        "card": bundle.card,
-    }
-    return write_safetensors(path, bundle.model.state_dict(), header)
-
-
-def load(path: str | Path) -> Bundle:
-    """Read a model that `save` wrote.
-
-    Parameters
-    ----------
-    path : str or Path
-
-    Returns
-    -------
-    Bundle
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file is no model of this package.
-    """
-    tensors, header = read_safetensors(path)
-    known = {c.__name__: c for c in (CNNBaseline, ECGVisionMamba, EnhancedECGMamba2)}
-    cls = known.get(header.get("model"))
-    if cls is None:
-        raise ValueError(f"{path}: model {header.get('model')!r} found, a model of ecgbook wanted")
-    model = cls(**header["config"])
-    model.load_state_dict(tensors)
-    return Bundle(
-        model=model.eval(),
-        preprocessing=Preprocessing.from_dict(header["preprocessing"]),
-        thresholds=np.array(header["thresholds"]),
-        card=header["card"],
-    )

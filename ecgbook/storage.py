@@ -114,19 +114,35 @@ def experiment_file(name: str) -> Path:
     Parameters
     ----------
     name : str
-        Such as ``"results/ladder.json"``; found in a clone of the book and in an installed
-        package alike.
+        Such as ``"results/ladder.json"``.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file; the message says how to make a result.
+        If there is no such file.
+    """
+    return book_file(f"experiments/{name}")
+
+
+def book_file(name: str) -> Path:
+    """Return the path of a file that comes with the book: a result, or trained weights.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"weights/tutorial.safetensors"``; found in a clone of the book and in an
+        installed package alike.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file; the message says how it is made.
     """
     here = Path(__file__).resolve().parent
-    for folder in (here.parent / "experiments", here / "experiments"):
+    for folder in (here.parent, here):
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
-        f"experiments/{name}: no such file beside or in {here}; results are written by the "
-        "scripts in experiments/, each named for its result"
+        f"{name}: no such file beside or in {here}; results are written by the scripts in "
+        "experiments/, each named for its result"
     )

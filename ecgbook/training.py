@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import metrics
+from .batching import trim
+from .bundles import Bundle, save
 from .checkpoints import TrainingState
-from .data import ECGDataset, trim
+from .data import ECGDataset
 from .evaluation import predict
 from .labels import RHYTHMS
-from .models import Bundle, save
 from .storage import write_json
 
 

@@ -37,7 +37,7 @@ import torch
 from filelock import FileLock
 from provenance import provenance
 
-from ecgbook import data, evaluation, ladder, metrics, models, splits, synthetic
+from ecgbook import bundles, data, evaluation, ladder, metrics, models, splits, synthetic
 from ecgbook.bootstrap import paired_bootstrap
 from ecgbook.data import ECGDataset
 from ecgbook.storage import read_safetensors, write_json, write_safetensors
@@ -91,7 +91,7 @@ def on_synthetic(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]
 
 def trained_on_synthetic(
     rung: ladder.Rung, seed: int, parts: dict[str, ECGDataset] | None = None
-) -> models.Bundle:
+) -> bundles.Bundle:
     """Return the model of a seed, trained now or before."""
     folder = MODELS / run_file(rung, "synthetic", seed).stem
     if not (folder / "model.safetensors").is_file():
@@ -99,7 +99,7 @@ def trained_on_synthetic(
         recipe = replace(RECIPE["synthetic"], seed=seed)
         torch.manual_seed(seed)
         fit(rung.build(), parts["train"], parts["valid"], recipe, folder, True, progress=False)
-    return models.load(folder / "model.safetensors")
+    return bundles.load(folder / "model.safetensors")
 
 
 def on_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset], tune: bool = False):

@@ -10,14 +10,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
     0: "leads labels metrics storage groups comments rhythms noise morphology "
     "recurrences convolution normalization chunked",
-    1: "records synthetic scan preprocessing bootstrap checkpoints",
+    1: "batching records synthetic scan preprocessing bootstrap checkpoints",
     2: "physionet data augment layers",
     3: "frontend mamba attention classifier splits evaluation",
     4: "vision_mamba",
     5: "models",
-    6: "training attacks explain",
-    7: "ladder plots",
-    8: "__init__ __main__",
+    6: "bundles",
+    7: "training attacks explain",
+    8: "ladder plots",
+    9: "__init__ __main__",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 OPTIONAL = {"mamba_ssm", "causal_conv1d", "triton"}

@@ -28,6 +28,17 @@ def test_predictions_do_not_depend_on_the_batch_and_leave_the_mode(dataset):
     assert evaluation.predict(model, dataset.subset([])).shape == (0, 5)
 
 
+def test_predictions_stay_in_the_order_of_the_records():
+    made = [make_records(1, seed=s, seconds=3 + s % 4)[0] for s in range(9)]
+    mixed = from_records(made, PREPROCESSING["tutorial"])
+    torch.manual_seed(0)
+    model = CNNBaseline(**PRESETS["tutorial"], n_layers=1).eval()
+    found = evaluation.predict(model, mixed, batch_size=2)
+    for i in range(len(mixed)):
+        alone = evaluation.predict(model, mixed.subset([i]))
+        np.testing.assert_allclose(found[i], alone[0], atol=1e-6)
+
+
 def test_scores_are_scikit_learns_and_lie_in_their_intervals(dataset):
     rng = np.random.default_rng(0)
     p = np.clip(0.3 * dataset.y + 0.7 * rng.random(dataset.y.shape), 0, 1)

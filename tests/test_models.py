@@ -1,15 +1,12 @@
-"""Models: counts, padding that changes no logit, directions, and files that give them back."""
+"""Models: counts, padding that changes no logit, and directions."""
 
-import numpy as np
 import pytest
 import torch
 
-from ecgbook import models, storage
 from ecgbook.models import (
     MAMBA2_PRESETS,
     PREPROCESSING,
     PRESETS,
-    Bundle,
     CNNBaseline,
     ECGVisionMamba,
     EnhancedECGMamba2,
@@ -173,21 +170,3 @@ def test_an_argument_out_of_range_and_a_wrong_input_are_named():
     for kind in KINDS:
         with pytest.raises(ValueError, match=r"\(2, 2048, 8\) found, \(batch, length, 12\)"):
             trained(kind)(torch.zeros(2, 2048, 8))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_model_comes_back_with_all_it_needs(tmp_path, kind):
-    model = trained(kind, dropout=0.3)
-    bundle = Bundle(model, PREPROCESSING["tutorial"], np.linspace(0.1, 0.9, 5), {"data": "x"})
-    again = models.load(models.save(bundle, tmp_path / "m.safetensors"))
-    x = torch.randn(2, 512, 12)
-    assert type(again.model) is type(model) and torch.equal(again.model(x), model(x))
-    assert not again.model.training and again.model.config == model.config
-    assert again.preprocessing == bundle.preprocessing and again.card == bundle.card
-    np.testing.assert_array_equal(again.thresholds, bundle.thresholds)
-
-
-def test_a_foreign_file_is_refused(tmp_path):
-    path = storage.write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
-    with pytest.raises(ValueError, match="model None found, a model of ecgbook wanted"):
-        models.load(path)

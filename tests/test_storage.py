@@ -78,6 +78,8 @@ def test_a_file_of_the_experiments_is_found_in_a_clone_and_beside_an_installed_p
         storage.experiment_file("results/x.json")
     (package / "experiments" / "results" / "x.json").touch()
     assert storage.experiment_file("results/x.json").parent.name == "results"
+    with pytest.raises(FileNotFoundError, match="weights/x.safetensors: no such file"):
+        storage.book_file("weights/x.safetensors")
 
 
 def test_a_file_is_synced_through_a_handle_that_may_write(tmp_path, monkeypatch):

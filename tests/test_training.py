@@ -14,8 +14,9 @@ import torch
 from waves import small, waves
 
 from ecgbook import evaluation, training
+from ecgbook.bundles import load
 from ecgbook.data import ECGDataset
-from ecgbook.models import CNNBaseline, load
+from ecgbook.models import CNNBaseline
 from ecgbook.preprocessing import Preprocessing
 from ecgbook.training import Recipe, fit, multilabel_loss
 
