@@ -125,37 +125,80 @@ def table(data: str, upto: int = len(RUNGS) - 1) -> str:
 
     Parameters
     ----------
-    data : {"synthetic", "real"}
-        Which records the models were trained and tested on.
+    data : {"synthetic", "real", "synthetic to real", "fine-tuned"}
+        How the models were trained and tested, see `ROWS`.
     upto : int
-        Number of the last row to show.
+        Number of the last row to show; those that were not run on these records are left out.
 
     Returns
     -------
     str
         Parameters, time a record, and macro-AUROC, AUPRC and F1, each the mean over seeds with
         the mean bounds of its 95 % interval. The last column is the change of macro-AUROC to the
-        row before, with a paired interval; a dash where no such pair was run.
+        row before in the table, with a paired interval; a dash where no such pair was run.
 
     Raises
     ------
     ValueError
-        If `data` is neither of these, or a row has no results.
+        If `data` is none of these, or a row has no results.
     """
     lines = [
         "| row | model | parameters | ms a record | macro-AUROC | macro-AUPRC | macro-F1 "
         "| change of macro-AUROC |",
         "|---:|:---|---:|---:|:---|:---|:---|:---|",
     ]
-    for number, rung in enumerate(RUNGS[: upto + 1]):
-        row, scores = _scores(number, data)
-        cells = [interval(scores[metric]["macro"]) for metric in ("auroc", "auprc", "f1")]
-        cells.append(interval(scores["change"]["auroc"], sign="+") if "change" in scores else "–")
-        lines.append(
-            f"| {number} | {rung.name} | {row['parameters']:,} | {row['ms_per_record']:.1f} "
-            f"| {' | '.join(cells)} |"
-        )
+    for number in _rows(data):
+        if number <= upto:
+            row, scores = _scores(RUNGS[number], data)
+            change = scores["change"]["auroc"] if "change" in scores else None
+            lines.append(f"| {number} | {RUNGS[number].name} | {_cells(row, scores, change)} |")
     return "\n".join(lines)
+
+
+def leave_one_out() -> str:
+    """Return the whole and the whole minus one part each, on synthetic records, as a table.
+
+    Returns
+    -------
+    str
+        Markdown, columns as in `table`. The last column is the change of macro-AUROC to the
+        whole: what is lost, if negative, without the part.
+
+    Raises
+    ------
+    ValueError
+        If one of them has no results.
+    """
+    whole, before = RUNGS[-1], RUNGS[-2]
+    row, scores = _scores(whole, "synthetic")
+    lines = [
+        "| model | parameters | ms a record | macro-AUROC | macro-AUPRC | macro-F1 "
+        "| change of macro-AUROC |",
+        "|:---|---:|---:|:---|:---|:---|:---|",
+        f"| the whole | {_cells(row, scores, None)} |",
+    ]
+    for rung in LEFT_OUT:
+        row, scores = _scores(rung, "synthetic")
+        lines.append(f"| {rung.name} | {_cells(row, scores, scores['change']['auroc'])} |")
+    value, low, high = _scores(whole, "synthetic")[1]["change"]["auroc"]
+    cells = _cells(*_scores(before, "synthetic"), [-value, -high, -low])
+    lines.append(f"| without {whole.name} | {cells} |")
+    return "\n".join(lines)
+
+
+def _rows(data: str) -> tuple[int, ...]:
+    """Return the numbers of the rows that were run in one way."""
+    if data not in ROWS:
+        raise ValueError(f"data={data!r} found, one of {', '.join(map(repr, ROWS))} wanted")
+    return ROWS[data]
+
+
+def _cells(row: dict, scores: dict, change: list[float] | None) -> str:
+    """Write what the tables have in common: size, time, scores, change."""
+    cells = [f"{row['parameters']:,}", f"{row['ms_per_record']:.1f}"]
+    cells += [interval(scores[metric]["macro"]) for metric in ("auroc", "auprc", "f1")]
+    cells.append("–" if change is None else interval(change, sign="+"))
+    return " | ".join(cells)
 
 
 def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
@@ -165,7 +208,7 @@ def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
     ----------
     rung : int
         Number of the row.
-    data : {"synthetic", "real"}
+    data : {"synthetic", "real", "synthetic to real", "fine-tuned"}
     rare : int
         Rhythms with fewer positive records than this are marked with a dagger.
 
@@ -173,7 +216,8 @@ def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
     -------
     str
     """
-    _, scores = _scores(rung, data)
+    _rows(data)
+    _, scores = _scores(RUNGS[rung], data)
     lines = ["| rhythm | positive records | AUROC | AUPRC | F1 |", "|:---|---:|:---|:---|:---|"]
     for rhythm in RHYTHMS:
         count = scores["positives"][rhythm]
@@ -183,15 +227,14 @@ def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
     return "\n".join(lines)
 
 
-def _scores(number: int, data: str) -> tuple[dict, dict]:
+def _scores(rung: Rung, data: str) -> tuple[dict, dict]:
     """Return a row and its scores on one kind of records."""
-    if data not in ("synthetic", "real"):
-        raise ValueError(f"data={data!r} found, 'synthetic' or 'real' wanted")
-    row = results()["rows"].get(RUNGS[number].name, {})
+    row = results()["rows"].get(rung.name, {})
     if data not in row:
+        which = "--rows --left-out" if rung in LEFT_OUT else f"--rows {RUNGS.index(rung)}"
         raise ValueError(
-            f"row {number} ({RUNGS[number].name}) has no results on {data} records; run "
-            f"python experiments/ladder.py --rows {number} --data {data}"
+            f"{rung.name} has no results on {data} records; run "
+            f"python experiments/ladder.py {which} --data {data!r}"
         )
     return row, row[data]
 

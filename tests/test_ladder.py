@@ -18,68 +18,89 @@ from ecgbook.preprocessing import Preprocessing
 from ecgbook.storage import read_safetensors, write_json
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-SOURCES = ("synthetic", "real")
-WITHOUT_RUNS = {("CNN baseline", "real")}  # measured before a run left its predictions
+EVERY = [
+    (rung, data) for data in ladder.ROWS for rung in (ladder.RUNGS[n] for n in ladder.ROWS[data])
+]
+EVERY += [(rung, "synthetic") for rung in ladder.LEFT_OUT]
+NAMED = [f"{rung.name}, {data}" for rung, data in EVERY]
 
 
 def test_every_rung_builds_and_classifies():
-    for rung in ladder.RUNGS:
+    rungs = [*ladder.RUNGS, *ladder.LEFT_OUT]
+    for rung in rungs:
         torch.manual_seed(0)
         assert rung.build()(torch.zeros(1, 1024, 12)).shape == (1, 5)
-    assert len({rung.name for rung in ladder.RUNGS}) == len(ladder.RUNGS)
+    assert len({rung.name for rung in rungs}) == len(rungs)
 
 
 def test_a_step_within_one_class_changes_only_what_it_is_named_for():
-    one, both = ladder.RUNGS[2], ladder.RUNGS[3]
-    assert one.build().config == both.build().config | {"bidirectional": False}
+    configs = [rung.build().config for rung in ladder.RUNGS[2:]]
+    named = ({"bidirectional": True}, {"use_multi_branch": True}, {"use_attention": True})
+    for before, after, what in zip(configs, configs[1:], named, strict=False):
+        assert after == before | what and before != after
+    whole = configs[-1]
+    branches, direction = (rung.build().config for rung in ladder.LEFT_OUT)
+    assert branches == whole | {"use_multi_branch": False}
+    assert direction == whole | {"bidirectional": False}
 
 
-def test_the_committed_results_cover_every_rung_with_three_seeds_and_provenance():
-    rows = ladder.results()["rows"]
-    assert set(rows) == {rung.name for rung in ladder.RUNGS}
-    for rung in ladder.RUNGS:
-        row = rows[rung.name]
-        assert row["parameters"] == sum(p.numel() for p in rung.build().parameters())
-        for data in SOURCES:
-            scores = row[data]
-            assert scores["seeds"] >= 3 and len(scores["auroc_by_seed"]) == scores["seeds"]
-            mean = sum(scores["auroc_by_seed"]) / scores["seeds"]
-            assert scores["auroc"]["macro"][0] == pytest.approx(mean)
-            value, low, high = scores["auroc"]["macro"]
-            assert 0.5 < low < value < high < 1
-            assert {"commit", "command", "device", "versions"} <= set(scores["provenance"])
-        assert row["real"]["provenance"]["data_sha256"]
+def test_a_rung_is_compared_with_the_one_before_it_that_was_run_or_with_the_whole():
+    assert ladder.reference(ladder.RUNGS[0], "synthetic") is None
+    assert ladder.reference(ladder.RUNGS[5], "synthetic") is ladder.RUNGS[4]
+    assert ladder.reference(ladder.RUNGS[5], "real") is ladder.RUNGS[3]
+    assert ladder.reference(ladder.RUNGS[5], "fine-tuned") is ladder.RUNGS[1]
+    for rung in ladder.LEFT_OUT:
+        assert ladder.reference(rung, "synthetic") is ladder.RUNGS[-1]
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_each_committed_change_is_that_of_two_rows_on_the_same_records(source):
-    for rung, after in zip(ladder.RUNGS, ladder.RUNGS[1:], strict=False):
-        a, b = (ladder.results()["rows"][r.name][source] for r in (rung, after))
-        if (rung.name, source) in WITHOUT_RUNS:
-            assert "change" not in b
-            continue
-        assert a["provenance"]["data_sha256"] == b["provenance"]["data_sha256"]
-        for metric in ("auroc", "auprc"):
-            value, low, high = b["change"][metric]
-            assert value == pytest.approx(b[metric]["macro"][0] - a[metric]["macro"][0])
-            assert value == pytest.approx(np.mean(b["change"][f"{metric}_by_seed"]))
-            assert low < value < high
+def committed(rung, data):
+    row = ladder.results()["rows"][rung.name]
+    return row, row[data]
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_each_committed_row_comes_from_the_runs_beside_it(source):
+@pytest.mark.parametrize(("rung", "data"), EVERY, ids=NAMED)
+def test_the_committed_results_hold_three_seeds_and_provenance(rung, data):
+    row, scores = committed(rung, data)
+    assert row["parameters"] == sum(p.numel() for p in rung.build().parameters())
+    assert scores["seeds"] >= 3 and len(scores["auroc_by_seed"]) == scores["seeds"]
+    mean = sum(scores["auroc_by_seed"]) / scores["seeds"]
+    assert scores["auroc"]["macro"][0] == pytest.approx(mean)
+    value, low, high = scores["auroc"]["macro"]
+    assert 0.5 < low < value < high < 1
+    assert {"commit", "command", "device", "versions"} <= set(scores["provenance"])
+    assert scores["provenance"]["data_sha256"]
+
+
+@pytest.mark.parametrize(("rung", "data"), EVERY, ids=NAMED)
+def test_each_committed_change_is_that_of_two_rows_on_the_same_records(rung, data):
+    _, after = committed(rung, data)
+    before = ladder.reference(rung, data)
+    if before is None:
+        assert "change" not in after
+        return
+    _, before = committed(before, data)
+    assert before["provenance"]["data_sha256"] == after["provenance"]["data_sha256"]
+    for metric in ("auroc", "auprc"):
+        value, low, high = after["change"][metric]
+        assert value == pytest.approx(after[metric]["macro"][0] - before[metric]["macro"][0])
+        assert value == pytest.approx(np.mean(after["change"][f"{metric}_by_seed"]))
+        assert low < value < high
+
+
+@pytest.mark.parametrize(("rung", "data"), EVERY, ids=NAMED)
+def test_each_committed_row_comes_from_the_runs_beside_it(rung, data):
     experiment = load_experiment()
-    for rung in ladder.RUNGS:
-        scores = ladder.results()["rows"][rung.name][source]
-        if (rung.name, source) in WITHOUT_RUNS:
-            assert not experiment.run_file(rung, source, 0).exists()
-            continue
-        for seed, auroc in enumerate(scores["auroc_by_seed"]):
-            tensors, header = read_safetensors(experiment.run_file(rung, source, seed))
-            sha256 = scores["provenance"]["data_sha256"]
-            assert header["task"] == experiment.task(rung, source, seed, sha256)
-            assert header["scores"]["auroc"]["macro"][0] == auroc
-            assert tensors["probabilities"].shape == (scores["records"], len(RHYTHMS))
+    _, scores = committed(rung, data)
+    drawn = []
+    for seed, auroc in enumerate(scores["auroc_by_seed"]):
+        tensors, header = read_safetensors(experiment.run_file(rung, data, seed))
+        sha256 = scores["provenance"]["data_sha256"]
+        assert header["task"] == experiment.task(rung, data, seed, sha256)
+        assert header["scores"]["auroc"]["macro"][0] == auroc
+        assert tensors["probabilities"].shape == (scores["records"], len(RHYTHMS))
+        drawn.append(auroc)
+    value, low, high = scores["seeds_together"]["auroc"]["macro"]
+    assert low < value < high and value > min(drawn)
 
 
 def load_experiment():
@@ -89,6 +110,9 @@ def load_experiment():
         patch.syspath_prepend(EXPERIMENTS)  # it imports its neighbour
         spec.loader.exec_module(module)
     return module
+
+
+CNN, VISION = ladder.RUNGS[:2]
 
 
 def guesses(y, number, seed):
@@ -111,9 +135,9 @@ def experiment(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "PREDICTIONS", tmp_path / "predictions")
     monkeypatch.setattr(module, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(module, "ms_per_record", lambda: {r.name: 1.0 for r in ladder.RUNGS})
-    monkeypatch.setattr(module, "on_real", predictions)
-    few = partial(evaluation.evaluate, n_draws=50)
-    monkeypatch.setattr(evaluation, "evaluate", few)
+    monkeypatch.setitem(module.WORK, "real", predictions)
+    monkeypatch.setattr(evaluation, "evaluate", partial(evaluation.evaluate, n_draws=50))
+    monkeypatch.setattr(module, "bootstrap", partial(module.bootstrap, n_draws=50))
     return module
 
 
@@ -141,14 +165,14 @@ def rows_of(experiment):
 
 def test_a_row_is_written_when_all_its_seeds_are_there(experiment, parts, capsys):
     for seed in (2, 0):
-        experiment.run(0, "real", seed, parts, "hash")
-    experiment.write_row(0, "real", parts["test"], "hash")
+        experiment.run(CNN, "real", seed, parts, "hash")
+    experiment.write_row(CNN, "real", parts["test"], "hash")
     assert not experiment.RESULT.exists() and "seeds are missing" in capsys.readouterr().out
-    experiment.run(0, "real", 1, parts, "another hash")  # of other records: not of this row
-    experiment.write_row(0, "real", parts["test"], "hash")
+    experiment.run(CNN, "real", 1, parts, "another hash")  # of other records: not of this row
+    experiment.write_row(CNN, "real", parts["test"], "hash")
     assert not experiment.RESULT.exists()
-    experiment.run(0, "real", 1, parts, "hash")
-    experiment.write_row(0, "real", parts["test"], "hash")
+    experiment.run(CNN, "real", 1, parts, "hash")
+    experiment.write_row(CNN, "real", parts["test"], "hash")
     scores = rows_of(experiment)["CNN baseline"]["real"]
     assert scores["seeds"] == 3 and "change" not in scores
     for seed, auroc in enumerate(scores["auroc_by_seed"]):
@@ -156,12 +180,12 @@ def test_a_row_is_written_when_all_its_seeds_are_there(experiment, parts, capsys
         assert auroc == pytest.approx(np.mean(metrics.auroc(y, guesses(y, 0, seed))))
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("order", [(CNN, VISION), (VISION, CNN)], ids=["up", "down"])
 def test_the_change_is_the_difference_whichever_row_is_ready_first(experiment, parts, order):
-    for number in order:
+    for rung in order:
         for seed in experiment.SEEDS:
-            experiment.run(number, "real", seed, parts, "hash")
-        experiment.write_row(number, "real", parts["test"], "hash")
+            experiment.run(rung, "real", seed, parts, "hash")
+        experiment.write_row(rung, "real", parts["test"], "hash")
     rows = rows_of(experiment)
     assert list(rows) == [rung.name for rung in ladder.RUNGS[:2]]
     before, after = (row["real"] for row in rows.values())
@@ -178,13 +202,13 @@ def test_the_change_is_the_difference_whichever_row_is_ready_first(experiment, p
 
 
 def test_a_change_to_runs_that_are_no_longer_there_is_dropped(experiment, parts):
-    for number in (0, 1):
+    for rung in (CNN, VISION):
         for seed in experiment.SEEDS:
-            experiment.run(number, "real", seed, parts, "hash")
-        experiment.write_row(number, "real", parts["test"], "hash")
+            experiment.run(rung, "real", seed, parts, "hash")
+        experiment.write_row(rung, "real", parts["test"], "hash")
     assert "change" in rows_of(experiment)["Vision Mamba"]["real"]
-    experiment.run_file(ladder.RUNGS[1], "real", 0).unlink()
-    experiment.write_row(0, "real", parts["test"], "hash")
+    experiment.run_file(VISION, "real", 0).unlink()
+    experiment.write_row(CNN, "real", parts["test"], "hash")
     row = rows_of(experiment)["Vision Mamba"]["real"]
     assert "change" not in row and row["seeds"] == 3
 
@@ -198,12 +222,12 @@ def test_rows_that_are_written_at_the_same_time_do_not_lose_each_other(
 
     monkeypatch.setattr(experiment, "write_json", slow)
     monkeypatch.setattr(experiment, "change", lambda *_: {"auroc": [0, 0, 0]})
-    for number in (0, 1):
+    for rung in (CNN, VISION):
         for seed in experiment.SEEDS:
-            experiment.run(number, "real", seed, parts, "hash")
+            experiment.run(rung, "real", seed, parts, "hash")
     threads = [
-        threading.Thread(target=experiment.write_row, args=(n, "real", parts["test"], "hash"))
-        for n in (0, 1)
+        threading.Thread(target=experiment.write_row, args=(r, "real", parts["test"], "hash"))
+        for r in (CNN, VISION)
     ]
     for thread in threads:
         thread.start()
@@ -238,14 +262,38 @@ def test_the_table_shows_the_numbers(made_up):
     assert ladder.table("real", upto=0).splitlines() == [head, _, first]
 
 
+def test_the_whole_minus_a_part_is_compared_with_the_whole(monkeypatch):
+    def row(value, **more):
+        entry = {"macro": [value, value - 0.01, value + 0.01]}
+        scores = {"auroc": entry, "auprc": entry, "f1": entry, **more}
+        return {"parameters": 1000, "ms_per_record": 1.0, "synthetic": scores}
+
+    rows = {
+        ladder.RUNGS[-2].name: row(0.95),
+        ladder.RUNGS[-1].name: row(0.96, change={"auroc": [0.01, -0.002, 0.025]}),
+        ladder.LEFT_OUT[0].name: row(0.94, change={"auroc": [-0.02, -0.03, -0.01]}),
+        ladder.LEFT_OUT[1].name: row(0.97, change={"auroc": [0.01, 0.0, 0.02]}),
+    }
+    monkeypatch.setattr(ladder, "results", lambda: {"rows": rows})
+    whole, branches, direction, attention = ladder.leave_one_out().splitlines()[2:]
+    assert whole.startswith("| the whole | 1,000 | 1.0 | 0.960 ") and whole.endswith("| – |")
+    assert branches.endswith("| -0.020 [-0.030, -0.010] |") and "without branches" in branches
+    assert direction.endswith("| +0.010 [+0.000, +0.020] |")
+    assert attention.startswith("| without self-attention | 1,000 | 1.0 | 0.950 ")
+    assert attention.endswith("| -0.010 [-0.025, +0.002] |")
+
+
 def test_a_table_of_what_was_not_run_says_what_to_run(made_up):
     with pytest.raises(ValueError, match="data='reel' found"):
         ladder.table("reel")
     with pytest.raises(
-        ValueError, match=r"row 2 .* run python experiments/ladder.py --rows 2 --da"
+        ValueError, match=r"Mamba-2, one .* run python experiments/ladder.py --rows 2 --da"
     ):
         ladder.table("real")
-    with pytest.raises(ValueError, match="row 0 .* no results on synthetic"):
+    with pytest.raises(ValueError, match="without branches .*experiments/ladder.py --rows --left"):
+        ladder.table("real", upto=0)
+        ladder._scores(ladder.LEFT_OUT[0], "synthetic")
+    with pytest.raises(ValueError, match="CNN baseline has no results on synthetic"):
         ladder.rhythm_table(0, "synthetic")
 
 
