@@ -1,4 +1,4 @@
-"""What `benchmarks/scan.py` compares the package with.
+"""What `benchmarks/scan.py` and `benchmarks/models.py` compare the package with.
 
 Other libraries are found in ``.oracles`` (`make oracles`); where they are absent, their makers
 return None.
@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ecgbook.classifier import TokenClassifier
+from ecgbook.convolution import causal_conv
+from ecgbook.frontend import ConvStem
+from ecgbook.layers import MaskedMean, Scale
 from ecgbook.mamba import Mamba, Mamba2
+from ecgbook.normalization import rms_norm
 from ecgbook.recurrences import segment_sum
+from ecgbook.scan import ssd
 
 ORACLES = Path(__file__).resolve().parents[1] / ".oracles"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # transformers asks no server for kernels
@@ -105,6 +112,120 @@ class ScanAlone(nn.Module):
         batch, length, _ = u.shape
         dt, B, C = (v[:batch, :length] for v in (self.dt, self.B, self.C))
         return self.scan(u, dt, self.A, B, C, self.D, False)
+
+
+class TransformerClassifier(TokenClassifier):
+    """PyTorch's Transformer encoder behind the stem, then the mean and a linear classifier.
+
+    Parameters
+    ----------
+    embed_dim, stem_width, stem_padding, dropout
+        As for `ecgbook.models.EnhancedECGMamba2`.
+    n_layers : int
+        Encoder layers; 5 are as deep as four Mamba-2 blocks and one of attention.
+    n_heads : int
+
+    Notes
+    -----
+    There is no code for the position; it would add nothing to speak of to time or memory.
+    """
+
+    def __init__(self, embed_dim, stem_width, stem_padding, n_layers=5, n_heads=4, dropout=0.1):
+        super().__init__()
+        self.scale = Scale()
+        self.stem = ConvStem(12, stem_width, embed_dim, stem_padding)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                embed_dim,
+                n_heads,
+                4 * embed_dim,
+                dropout,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(n_layers)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+        self.pool = MaskedMean()
+        self.head = nn.Linear(embed_dim, 5)
+
+    def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the stem and the layers."""
+        tokens, token_mask = self.stem(x, mask)
+        tokens = self.dropout(tokens)
+        for block in self.blocks:
+            tokens = block(tokens, src_key_padding_mask=~token_mask)
+        return self.norm(tokens), token_mask
+
+
+class GroupedStem(ConvStem):
+    """The stems of the lead groups as one stem whose convolutions are grouped.
+
+    Parameters
+    ----------
+    stems : sequence of ecgbook.frontend.ConvStem
+        In the order of `ecgbook.leads.GROUPS`, which is that of the leads; their values are copied.
+    """
+
+    def __init__(self, stems: Sequence[ConvStem]):
+        first, n = stems[0], len(stems)
+        width, d_model = first.conv1.out_channels, first.conv2.out_channels
+        (padding,) = first.conv2.padding
+        super().__init__(12, n * width, n * d_model, padding)
+        for conv in (self.conv1, self.conv2):
+            conv.groups, conv.in_channels = n, conv.in_channels // n
+        parts = [stem.state_dict() for stem in stems]
+        for name, value in (*self.named_parameters(), *self.named_buffers()):
+            if value.ndim:
+                value.data = torch.cat([part[name] for part in parts])
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn x (batch, length, 12) into tokens (batch, tokens, groups, d_model)."""
+        tokens, token_mask = super().forward(x, mask)
+        return tokens.unflatten(-1, (self.conv1.groups, -1)), token_mask
+
+
+class GroupedMamba2(nn.Module):
+    """Mamba-2 layers side by side, each over tokens of its own, as one layer.
+
+    Parameters
+    ----------
+    layers : sequence of ecgbook.mamba.Mamba2
+        Of one size and with one group of B and C; their values are copied.
+    """
+
+    def __init__(self, layers: Sequence[Mamba2]):
+        super().__init__()
+        self.outer, self.inner, self.heads = layers[0].outer, layers[0].inner, layers[0].heads
+
+        def stacked(get: Callable[[Mamba2], Tensor]) -> nn.Parameter:
+            return nn.Parameter(torch.stack([get(layer).detach() for layer in layers]))
+
+        self.in_proj = stacked(lambda m: m.in_proj.weight)
+        self.conv_weight = stacked(lambda m: m.conv1d.weight[:, 0])
+        self.conv_bias = stacked(lambda m: m.conv1d.bias)
+        self.dt_bias, self.A_log = stacked(lambda m: m.dt_bias), stacked(lambda m: m.A_log)
+        self.D, self.norm = stacked(lambda m: m.D), stacked(lambda m: m.norm.weight)
+        self.out_proj = stacked(lambda m: m.out_proj.weight)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Mix tokens (batch, length, layers, d_model) over time."""
+        n = len(self.in_proj)
+        z, xBC, dt = (self._project(h, weight) for weight in self.in_proj.split(self.outer, 1))
+        dt = F.softplus(dt + self.dt_bias).flatten(2)
+        weight, bias = self.conv_weight.flatten(0, 1), self.conv_bias.flatten()
+        xBC = F.silu(causal_conv(xBC.flatten(2), weight, bias)).unflatten(2, (n, -1))
+        x, B, C = xBC.split(self.inner, -1)
+        x = x.unflatten(-1, (self.heads, -1)).flatten(2, 3)
+        y = ssd(x, dt, -self.A_log.exp().flatten(), B, C, self.D.flatten())
+        y = y.flatten(2).unflatten(2, (n, -1)) * F.silu(z)
+        return self._project(rms_norm(y, torch.ones_like(self.norm[0]), 1e-5) * self.norm,
+                             self.out_proj)  # fmt: skip
+
+    def _project(self, h: Tensor, weights: Tensor) -> Tensor:
+        return torch.einsum("blgi,goi->blgo", h, weights)
 
 
 def mambapy_scan() -> nn.Module | None:

@@ -2,13 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/scan.py [--only speed memory scaling] [--write]
 
-Time is the processor time of one thread. The candidates of a table take turns in every round, so
-that a busy machine slows all of them alike; times are medians over the rounds, and so are the
-ratios, which are formed within a round. Peers that have our parameters get our values, and their
-output is compared with ours before they are timed.
-
-Memory is what a training step adds to the peak of the resident memory of a fresh process, in
-which the same layer has first taken a step on a short input (to load and compile what it needs).
+`benchmarks/method.py` says how time and memory are measured. Peers that have our parameters get
+our values, and their output is compared with ours before they are timed. Memory is that of a
+training step.
 
 `make oracles` installs the libraries compared with. ``--write`` puts the parts that were measured
 into ``experiments/results/speed.json`` and leaves the others there as they are.
@@ -16,21 +12,25 @@ into ``experiments/results/speed.json`` and leaves the others there as they are.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 from statistics import median
 
 import torch
+from method import (
+    RESULTS,
+    call,
+    check_equal,
+    doublings,
+    in_fresh_process,
+    in_turn,
+    infer,
+    main,
+    peak_mib,
+    ratio,
+    step,
+)
 from peers import (
     ListingMamba2,
     LoopScan,
@@ -45,11 +45,7 @@ from torch import nn
 
 from ecgbook.layers import SelectiveScan
 from ecgbook.mamba import Bidirectional, Mamba, Mamba2, Unidirectional
-from ecgbook.storage import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "experiments" / "results" / "speed.json"
-PARTS = ("speed", "memory", "scaling")
 FLOOR = "matrix products alone"
 LENGTHS = [2**k for k in range(10, 17)]
 
@@ -142,19 +138,6 @@ def tables() -> list[Table]:
     ]
 
 
-def call(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    y = layer(x)
-    return y[0] if isinstance(y, tuple) else y
-
-
-def step(layer: nn.Module, x: torch.Tensor, pull: torch.Tensor) -> None:
-    """Run forward and backward, and drop all gradients."""
-    y = call(layer, x)
-    y.backward(pull.to(y.dtype))
-    for leaf in (x, *layer.parameters()):
-        leaf.grad = None
-
-
 def made(table: Table) -> dict[str, nn.Module]:
     """Make the layers of a table; check those that compute what the reference computes."""
     torch.manual_seed(0)
@@ -168,23 +151,8 @@ def made(table: Table) -> dict[str, nn.Module]:
         wanted = call(reference, x)
         for name in set(table.equal) & set(found):
             found[name].load_state_dict(reference.state_dict())
-            error = (call(found[name], x) - wanted).norm() / wanted.norm()
-            if not error < 1e-5:
-                raise RuntimeError(f"{name}: off by {error:.1e} from {next(iter(found))}")
+            check_equal(name, call(found[name], x), wanted)
     return found
-
-
-def in_turn(tasks: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Return the thread's processor time of each task in seconds, a value a round."""
-    for task in tasks.values():  # not measured: compiles, fills caches
-        task()
-    times = {name: [] for name in tasks}
-    for _ in range(rounds):
-        for name, task in tasks.items():
-            start = time.thread_time()
-            task()
-            times[name].append(time.thread_time() - start)
-    return times
 
 
 def speed(rounds: int) -> list[dict]:
@@ -195,12 +163,8 @@ def speed(rounds: int) -> list[dict]:
         x = torch.randn(table.batch, table.length, table.d_model)
         leaf, pull = x.clone().requires_grad_(), torch.randn_like(x)
 
-        def infer(layer, x=x):
-            with torch.inference_mode():
-                call(layer, x)
-
         tasks = {
-            "forward": {name: partial(infer, layer) for name, layer in layers.items()},
+            "forward": {name: partial(infer, layer, x) for name, layer in layers.items()},
             "training": {name: partial(step, layer, leaf, pull) for name, layer in layers.items()},
         }
         if table.floor:
@@ -215,7 +179,7 @@ def speed(rounds: int) -> list[dict]:
             reference = next(iter(times.values()))
             for name, values in times.items():
                 rows[name][f"{kind}_us_per_token"] = 1e6 * median(values) / x[..., 0].numel()
-                rows[name][f"{kind}_ratio"] = median(map(float.__truediv__, values, reference))
+                rows[name][f"{kind}_ratio"] = ratio(values, reference)
         facts = {k: v for k, v in vars(table).items() if k not in ("makers", "equal", "floor")}
         results.append(facts | {"rows": list(rows.values())})
         show_speed(results[-1])
@@ -234,25 +198,19 @@ def show_speed(result: dict) -> None:
         print(f"| {row['name']} | {parameters} | {cells} |")
 
 
-def peak_mib() -> float:
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def peak(title: str, name: str) -> None:
-    """Print the memory in MiB that a training step of one candidate adds; in a fresh process."""
+def peak(title: str, name: str) -> float | None:
+    """Return the memory in MiB that a training step of one candidate adds; in a fresh process."""
     table = next(t for t in tables() if t.title == title)
     layer = table.makers[name]()
     if layer is None:
-        print("null")
-        return
+        return None
     short = torch.randn(1, 64, table.d_model, requires_grad=True)
     step(layer, short, torch.randn_like(short))
     x = torch.randn(table.batch, table.length, table.d_model, requires_grad=True)
     pull = torch.randn_like(x)
     before = peak_mib()
     step(layer, x, pull)
-    print(json.dumps(peak_mib() - before))
+    return peak_mib() - before
 
 
 def memory(rounds: int) -> list[dict]:
@@ -263,9 +221,7 @@ def memory(rounds: int) -> list[dict]:
         print(f"\n{table.title}: MiB that a training step adds to the process\n\n| | MiB | ratio |")
         print("|---|---:|---:|")
         for name in table.makers:
-            command = [sys.executable, __file__, "--peak", table.title, name]
-            runs = [subprocess.check_output(command, text=True) for _ in range(rounds)]
-            added = [json.loads(text) for text in runs]
+            added = [in_fresh_process(__file__, table.title, name) for _ in range(rounds)]
             if None not in added:
                 rows.append({"name": name, "mib": median(added)})
                 print(f"| {name} | {median(added):.0f} | {median(added) / rows[0]['mib']:.2f} |")
@@ -281,10 +237,7 @@ def scaling(rounds: int) -> list[dict]:
         inputs = [torch.randn(1, length, 64, requires_grad=True) for length in LENGTHS]
         tasks = {str(x.shape[1]): partial(step, layer, x, torch.randn_like(x)) for x in inputs}
         times = list(in_turn(tasks, rounds).values())
-        doubled = [
-            median(map(float.__truediv__, twice, once))
-            for once, twice in zip(times, times[1:], strict=False)
-        ]
+        doubled = doublings(times)
         per_token = [1e6 * median(t) / n for t, n in zip(times, LENGTHS, strict=True)]
         results.append(
             {
@@ -298,47 +251,11 @@ def scaling(rounds: int) -> list[dict]:
             f"\n{name}, d_model 64, batch 1, training\n\n| tokens | µs a token | time(2L)/time(L) |"
         )
         print("|---:|---:|---:|")
-        for length, us, ratio in zip(LENGTHS, per_token, [*doubled, None], strict=True):
-            print(f"| {length} | {us:.1f} | {'' if ratio is None else f'{ratio:.2f}'} |")
+        for length, us, growth in zip(LENGTHS, per_token, [*doubled, None], strict=True):
+            print(f"| {length} | {us:.1f} | {'' if growth is None else f'{growth:.2f}'} |")
     return results
 
 
-def cpu() -> dict:
-    """Name the processor, and say whether it multiplies bfloat16 (where Linux tells)."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return {"cpu": platform.processor()}
-    facts = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in facts.items()}
-    flags = facts.get("flags", "").split()
-    low = {"avx512_bf16", "amx_bf16"} & set(flags)
-    return {"cpu": facts.get("model name", platform.processor()), "bfloat16": sorted(low)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--write", action="store_true", help="put the results into speed.json")
-    parser.add_argument("--peak", nargs=2, metavar=("TABLE", "NAME"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    if args.peak:
-        peak(*args.peak)
-        return
-    sys.path.append(str(ROOT / "experiments"))
-    from provenance import provenance
-
-    options = f"--only {' '.join(args.only)} --rounds {args.rounds} --write"
-    made_with = provenance(f"python benchmarks/scan.py {options}", **cpu(), rounds=args.rounds)
-    print(f"{made_with['cpu']}, 1 thread, torch {version('torch')}, {args.rounds} rounds")
-    result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    for part in args.only:
-        rows = {"speed": speed, "memory": memory, "scaling": scaling}[part](args.rounds)
-        result[part] = {"provenance": made_with, "results": rows}
-    if args.write:
-        print(write_json(RESULT, result))
-
-
 if __name__ == "__main__":
-    main()
+    parts = {"speed": speed, "memory": memory, "scaling": scaling}
+    main(__file__, __doc__.splitlines()[0], RESULTS / "speed.json", parts, peak, rounds=7)

@@ -1,4 +1,4 @@
-"""The command line: ``python -m ecgbook download | train | evaluate``."""
+"""The command line: ``python -m ecgbook download | train | evaluate | predict``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from . import bundles, evaluation, models, physionet, splits, synthetic
@@ -13,9 +14,16 @@ from .data import ECGDataset, from_folder, from_records
 from .labels import POLICIES, RHYTHMS
 from .ladder import interval
 from .preprocessing import Preprocessing
+from .records import read_record
 from .storage import write_json
 from .training import Recipe, fingerprint, fit
 
+MODELS = {
+    "cnn": (models.CNNBaseline, models.PRESETS),
+    "vision-mamba": (models.ECGVisionMamba, models.PRESETS),
+    "enhanced": (models.EnhancedECGMamba2, models.MAMBA2_PRESETS),
+}
+MODEL_HELP = "a model.safetensors that 'train' wrote, or 'tutorial', which comes with the book"
 SOURCE_HELP = "'synthetic', or a folder with manifest.csv as 'download' makes it"
 
 
@@ -55,13 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("--jobs", type=int, default=8, help="downloads at once; default: 8")
     download.set_defaults(run=_download)
 
-    train = commands.add_parser("train", help="train the CNN baseline")
+    train = commands.add_parser("train", help="train a model")
+    train.add_argument(
+        "--model", choices=MODELS, default="cnn", help="the baseline by default: it is fast"
+    )
+    train.add_argument(
+        "--layers", type=int, help="blocks of the model; by default as many as the book's"
+    )
     _add_source(train)
     train.add_argument(
         "--preset", choices=models.PRESETS, default="tutorial", help="size; default: tutorial"
     )
     train.add_argument(
-        "--out", type=Path, default=Path("runs/cnn"), help="folder to write; default: runs/cnn"
+        "--out", type=Path, help="folder to write; default: runs/ and the name of the model"
     )
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     for name, meaning in (
@@ -80,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a trained model")
-    evaluate.add_argument("model", type=Path, help="a model.safetensors that 'train' wrote")
+    evaluate.add_argument("model", help=MODEL_HELP)
     _add_source(evaluate)
     evaluate.add_argument(
         "--part",
@@ -90,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", type=Path, help="also write the scores to this file")
     evaluate.set_defaults(run=_evaluate)
+
+    predict = commands.add_parser("predict", help="name the rhythms in records")
+    predict.add_argument("model", help=MODEL_HELP)
+    predict.add_argument("records", type=Path, nargs="+", help="WFDB headers (.hea), 12 leads")
+    predict.set_defaults(run=_predict)
     return parser
 
 
@@ -132,12 +151,15 @@ def _train(options: argparse.Namespace) -> None:
     dataset = _dataset(options, models.PREPROCESSING[options.preset])
     train, valid, _ = splits.split_by_patient(dataset, seed=options.seed)
     torch.manual_seed(options.seed)
-    model = models.CNNBaseline(**models.PRESETS[options.preset])
+    cls, presets = MODELS[options.model]
+    layers = {} if options.layers is None else {"n_layers": options.layers}
+    model = cls(**presets[options.preset], **layers)
+    out = options.out or Path("runs", options.model)
     about = _origin(options) | {"records_sha256": fingerprint(dataset)}
-    bundle = fit(model, train, valid, recipe, options.out, options.resume, about=about)
+    bundle = fit(model, train, valid, recipe, out, options.resume, about=about)
     best = bundle.card["epochs"][bundle.card["best_epoch"]]
     print(
-        f"{options.out / 'model.safetensors'}: epoch {best['epoch'] + 1} of "
+        f"{out / 'model.safetensors'}: epoch {best['epoch'] + 1} of "
         f"{len(bundle.card['epochs'])} kept, validation macro-AUROC {best['valid_auroc']:.3f} "
         f"({options.data} records)"
     )
@@ -161,6 +183,17 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"{name:6}{count:>9}{cells}")
     if options.json:
         write_json(options.json, {"model": str(options.model), "part": options.part} | scores)
+
+
+def _predict(options: argparse.Namespace) -> None:
+    bundle = bundles.load(options.model)
+    print("Probability of each rhythm; * from the model's threshold on. Not for diagnosis.")
+    print(f"{'':32}" + "".join(f"{rhythm:>8} " for rhythm in RHYTHMS))
+    for path in options.records:
+        found = bundle.probabilities(read_record(path))
+        marks = np.where(found >= bundle.thresholds, "*", " ")
+        cells = "".join(f"{p:8.3f}{mark}" for p, mark in zip(found, marks, strict=True))
+        print(f"{path.stem:32}{cells}")
 
 
 def _origin(options: argparse.Namespace) -> dict:

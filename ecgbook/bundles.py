@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from .models import CNNBaseline, ECGVisionMamba, EnhancedECGMamba2
 from .preprocessing import Preprocessing
+from .records import Record
 from .storage import book_file, read_safetensors, write_safetensors
 
 TRAINED: tuple[str, ...] = ("tutorial",)
@@ -36,6 +38,27 @@ class Bundle:
     preprocessing: Preprocessing
     thresholds: np.ndarray
     card: dict = field(default_factory=dict)
+
+    @torch.no_grad()
+    def probabilities(self, record: Record) -> np.ndarray:
+        """Compute the probability of each rhythm in a record, as the model sees it.
+
+        Parameters
+        ----------
+        record : Record
+            As `ecgbook.records.read_record` returns it; a synthetic record does as well.
+
+        Returns
+        -------
+        ndarray, shape (n_classes,), float32
+            In the order of `ecgbook.labels.RHYTHMS`.
+        """
+        x, mask = self.preprocessing(record.signal_mv, record.fs_hz)
+        device = next(self.model.parameters()).device
+        logits = self.model(
+            torch.from_numpy(x)[None].to(device), torch.from_numpy(mask)[None].to(device)
+        )
+        return torch.sigmoid(logits)[0].cpu().numpy()
 
 
 def save(bundle: Bundle, path: str | Path) -> Path:

@@ -56,7 +56,7 @@ RECIPE = {
     "synthetic": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6),
     "real": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6, positive_weight=0.5),
     "fine-tuned": Recipe(
-        epochs=6, batch_size=32, learning_rate=1e-3, patience=6, positive_weight=0.5
+        epochs=5, batch_size=32, learning_rate=1e-3, patience=6, positive_weight=0.5
     ),
 }
 RECIPE["synthetic to real"] = RECIPE["synthetic"]
@@ -67,11 +67,15 @@ WITHOUT_AFL = [k for k, rhythm in enumerate(RHYTHMS) if rhythm != "AFL"]
 
 def synthetic_part(part: str) -> ECGDataset:
     """Make one part of the synthetic records; each part has a seed, and so patients, of its own."""
-    number = list(N_SYNTHETIC).index(part)
-    records = synthetic.make_records(N_SYNTHETIC[part], seed=1000 + number)
+    records = synthetic.make_records(N_SYNTHETIC[part], seed=synthetic_seed(part))
     made = data.from_records(records, STEPS)
     # groups are numbered within a part: set the parts apart
-    return ECGDataset(**{**vars(made), "groups": made.groups + 1_000_000 * number})
+    return ECGDataset(**{**vars(made), "groups": made.groups + 1_000_000 * synthetic_seed(part)})
+
+
+def synthetic_seed(part: str) -> int:
+    """Return the seed of a part's records."""
+    return 1000 + list(N_SYNTHETIC).index(part)
 
 
 def load(source: str) -> dict[str, ECGDataset]:
@@ -339,12 +343,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     every = range(len(ladder.RUNGS))
     parser.add_argument("--rows", type=int, choices=every, nargs="*", default=every)
-    parser.add_argument("--left-out", action="store_true", help="also the whole minus one part")
+    left_out = {rung.name: rung for rung in ladder.LEFT_OUT}
+    parser.add_argument(
+        "--left-out", choices=left_out, nargs="*", help="also the whole minus one part; all if none"
+    )
     parser.add_argument("--data", choices=tuple(ladder.ROWS), nargs="+", default=ladder.ROWS)
     parser.add_argument("--seeds", type=int, choices=SEEDS, nargs="+", default=SEEDS)
     options = parser.parse_args()
     wanted = [ladder.RUNGS[number] for number in options.rows]
-    wanted += ladder.LEFT_OUT if options.left_out else ()
+    if options.left_out is not None:
+        wanted += [left_out[name] for name in options.left_out or left_out]
     for source in options.data:
         rungs = [rung for rung in rungs_of(source) if rung in wanted]
         if not rungs:

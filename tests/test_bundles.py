@@ -38,6 +38,16 @@ def test_a_saved_model_comes_back_with_all_it_needs(tmp_path, build):
     np.testing.assert_array_equal(again.thresholds, bundle.thresholds)
 
 
+def test_the_probabilities_of_a_record_are_those_of_its_data_set():
+    torch.manual_seed(0)
+    model = models.CNNBaseline(**PRESETS["tutorial"], n_layers=1).eval()
+    bundle = Bundle(model, PREPROCESSING["tutorial"], np.full(5, 0.5))
+    records = synthetic.make_records(3, seed=1, fs_hz=250, seconds=6)
+    wanted = evaluation.predict(model, from_records(records, bundle.preprocessing))
+    for record, probabilities in zip(records, wanted, strict=True):
+        np.testing.assert_allclose(bundle.probabilities(record), probabilities, atol=1e-6)
+
+
 def test_what_is_no_model_is_refused(tmp_path):
     path = storage.write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
     with pytest.raises(ValueError, match="model None found, a model of ecgbook wanted"):

@@ -3,9 +3,13 @@
 import json
 
 import pytest
+import wfdb
 
 import ecgbook
 from ecgbook.__main__ import main
+from ecgbook.leads import LEADS
+from ecgbook.records import read_record
+from ecgbook.synthetic import make_records
 
 SMALL = ["--records", "60", "--epochs", "2", "--batch-size", "16"]
 
@@ -36,6 +40,35 @@ def test_evaluate_scores_the_part_that_training_did_not_see(trained, capsys, tmp
     card = json.loads((trained / "training.json").read_text())
     assert sum(card["records"].values()) + scores["records"] == 60
     assert "{:.3f} [{:.3f}, {:.3f}]".format(*scores["auroc"]["macro"]) in printed
+
+
+def test_every_model_of_the_book_can_be_trained(tmp_path, capsys):
+    small = ["--records", "40", "--epochs", "1", "--layers", "1"]
+    for name, cls in (("vision-mamba", "ECGVisionMamba"), ("enhanced", "EnhancedECGMamba2")):
+        assert main(["train", "--model", name, *small, "--out", str(tmp_path / name)]) == 0
+        model = ecgbook.load(tmp_path / name / "model.safetensors").model
+        assert type(model).__name__ == cls and model.config["n_layers"] == 1
+    with pytest.raises(SystemExit):
+        main(["train", "--model", "transformer"])
+
+
+def test_predict_prints_what_the_bundle_says_of_a_record(trained, tmp_path, capsys):
+    made = make_records(1, seed=4, mix={"AF": 1})[0]
+    wfdb.wrsamp(
+        "made", 500, ["mV"] * 12, list(LEADS), made.signal_mv.astype(float),
+        fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(tmp_path),
+    )  # fmt: skip
+    for model in (str(trained / "model.safetensors"), "tutorial"):
+        assert main(["predict", model, str(tmp_path / "made.hea")]) == 0
+        row = capsys.readouterr().out.splitlines()[-1]
+        bundle = ecgbook.load(model)
+        found = bundle.probabilities(read_record(tmp_path / "made.hea"))
+        assert row.split()[0] == "made"
+        shown = [float(word.strip("*")) for word in row.split()[1:]]
+        assert shown == pytest.approx(found, abs=6e-4)
+        assert [word.endswith("*") for word in row.split()[1:]] == list(found >= bundle.thresholds)
+    assert main(["predict", "tutorial", str(tmp_path / "none.hea")]) == 1
+    assert "none.hea" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_a_part_of_other_data(trained, capsys):
