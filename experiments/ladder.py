@@ -56,7 +56,7 @@ RECIPE = {
     "synthetic": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6),
     "real": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6, positive_weight=0.5),
     "fine-tuned": Recipe(
-        epochs=5, batch_size=32, learning_rate=1e-3, patience=6, positive_weight=0.5
+        epochs=4, batch_size=32, learning_rate=1e-3, patience=6, positive_weight=0.5
     ),
 }
 RECIPE["synthetic to real"] = RECIPE["synthetic"]
@@ -312,14 +312,24 @@ def write_row(rung: ladder.Rung, source: str, test: ECGDataset, sha256: str) -> 
         rows = json.loads(RESULT.read_text())["rows"] if RESULT.is_file() else {}
         rows[rung.name] = rows.get(rung.name, {}) | about | {source: scores}
         for after in rungs_of(source):
-            before = ladder.reference(after, source)
             row = rows.get(after.name, {}).get(source)
-            if row is not None and rung in (before, after) and before is not None:
-                pair = [finished(each, source, sha256) for each in (before, after)]
-                row.pop("change", None)
-                if None not in pair:
-                    row["change"] = change(*pair, test)
+            for name, before in compared_with(after, source).items():
+                if row is not None and rung in (before, after):
+                    pair = [finished(each, source, sha256) for each in (before, after)]
+                    row.pop(name, None)
+                    if None not in pair:
+                        row[name] = change(*pair, test)
         write_rows(rows)
+
+
+def compared_with(rung: ladder.Rung, source: str) -> dict[str, ladder.Rung]:
+    """Return the rungs a row is compared with: its reference, and the whole with the baseline."""
+    found = {}
+    if (before := ladder.reference(rung, source)) is not None:
+        found["change"] = before
+    if rung is ladder.RUNGS[-1]:
+        found["change_to_baseline"] = ladder.RUNGS[0]
+    return found
 
 
 def write_rows(rows: dict) -> None:
