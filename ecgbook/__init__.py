@@ -18,7 +18,7 @@ _HOMES = {
     "load": "bundles",
 }
 _MODULES = (
-    "attention", "batching", "bootstrap", "bundles", "checkpoints", "chunked", "classifier",
+    "attention", "bootstrap", "bundles", "checkpoints", "chunked", "classifier",
     "comments", "convolution", "data", "evaluation", "frontend", "groups", "labels", "ladder",
     "layers", "leads", "mamba", "metrics", "models", "normalization", "physionet", "plots",
     "preprocessing", "records", "recurrences", "scan", "splits", "storage", "synthetic",

@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import pooch
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .batching import ByLength
 from .groups import join_records, signal_hash
 from .labels import label_mask, multi_hot
 from .leads import LEADS
@@ -27,7 +26,6 @@ from .preprocessing import Preprocessing
 from .records import read_record
 
 CACHE_FORMAT = 1
-POOLED_BATCHES = 8  # batches of shuffled records among which those of like length are joined
 _COLUMNS = ("record", "folder", "database", "patient", "snomed", "same_ecg_as")
 
 
@@ -122,23 +120,35 @@ class ECGDataset(Dataset):
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int = 0, drop_last: bool = False
     ) -> DataLoader:
-        """Return a torch loader of batches as in `batch`; the seed fixes the order.
-
-        Shuffled records of like length share a batch: `ecgbook.batching.trim` has more to cut off.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        sampler = None
-        if shuffle:
-            random = RandomSampler(self, generator=generator)
-            sampler = ByLength(random, self.n_valid, POOLED_BATCHES * batch_size)
+        """Return a torch loader of batches as in `batch`; the seed fixes the order."""
         return DataLoader(
             self,
             batch_size=batch_size,
-            sampler=sampler,
+            shuffle=shuffle,
             drop_last=drop_last,
             collate_fn=_identity,
-            generator=generator,
+            generator=torch.Generator().manual_seed(seed),
         )
+
+
+def trim(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Cut off the padding that all records of a batch share.
+
+    It changes no output of a model that uses the mask, and a third of the work for records of
+    10 s in a window of 16 s.
+
+    Parameters
+    ----------
+    batch : dict of str to Tensor
+        As `ECGDataset.batch` returns it.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The same with ``x`` and ``mask`` as long as the longest record.
+    """
+    length = int(batch["mask"].any(0).nonzero().max()) + 1
+    return {**batch, "x": batch["x"][:, :length], "mask": batch["mask"][:, :length]}
 
 
 def _identity(batch: dict) -> dict:

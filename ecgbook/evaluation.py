@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from . import metrics
-from .batching import trim
 from .bootstrap import bootstrap
-from .data import ECGDataset
+from .data import ECGDataset, trim
 from .labels import RHYTHMS
 
 

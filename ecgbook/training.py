@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import metrics
-from .batching import trim
 from .bundles import Bundle, save
 from .checkpoints import TrainingState
-from .data import ECGDataset
+from .data import ECGDataset, trim
 from .evaluation import predict
 from .labels import RHYTHMS
 from .storage import write_json

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
     0: "leads labels metrics storage groups comments rhythms noise morphology "
     "recurrences convolution normalization chunked",
-    1: "batching records synthetic scan preprocessing bootstrap checkpoints",
+    1: "records synthetic scan preprocessing bootstrap checkpoints",
     2: "physionet data augment layers",
     3: "frontend mamba attention classifier splits evaluation",
     4: "vision_mamba",
