@@ -22,6 +22,7 @@ EVERY = [
     (rung, data) for data in ladder.ROWS for rung in (ladder.RUNGS[n] for n in ladder.ROWS[data])
 ]
 EVERY += [(rung, "synthetic") for rung in ladder.LEFT_OUT]
+WITHOUT_RUNS = ("CNN baseline", "real")  # measured before a run left its predictions
 NAMED = [f"{rung.name}, {data}" for rung, data in EVERY]
 
 
@@ -75,7 +76,7 @@ def test_the_committed_results_hold_three_seeds_and_provenance(rung, data):
 def test_each_committed_change_is_that_of_two_rows_on_the_same_records(rung, data):
     _, after = committed(rung, data)
     before = ladder.reference(rung, data)
-    if before is None:
+    if before is None or (before.name, data) == WITHOUT_RUNS:
         assert "change" not in after
         return
     _, before = committed(before, data)
@@ -95,6 +96,9 @@ def test_each_committed_change_is_that_of_two_rows_on_the_same_records(rung, dat
 def test_each_committed_row_comes_from_the_runs_beside_it(rung, data):
     experiment = load_experiment()
     _, scores = committed(rung, data)
+    if (rung.name, data) == WITHOUT_RUNS:
+        assert not experiment.run_file(rung, data, 0).exists()
+        return
     drawn = []
     for seed, auroc in enumerate(scores["auroc_by_seed"]):
         tensors, header = read_safetensors(experiment.run_file(rung, data, seed))
