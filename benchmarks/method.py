@@ -29,6 +29,7 @@ from ecgbook.storage import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results"
+LENGTHS = [2**k for k in range(10, 17)]
 
 
 def call(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from statistics import linear_regression, median
 
 import torch
 from method import (
+    LENGTHS,
     RESULTS,
     call,
     check_equal,
@@ -61,7 +62,6 @@ WHOLE = (
     "CNNBaseline",
 )
 LONG = ("EnhancedECGMamba2", "without attention", "ECGVisionMamba", "Transformer encoder")
-LENGTHS = [2**k for k in range(10, 17)]
 LAST = 3  # doublings that the exponent is fitted to
 BATCHES = {"full": 1, "tutorial": 16}
 

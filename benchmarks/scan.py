@@ -19,6 +19,7 @@ from statistics import median
 
 import torch
 from method import (
+    LENGTHS,
     RESULTS,
     call,
     check_equal,
@@ -47,7 +48,6 @@ from ecgbook.layers import SelectiveScan
 from ecgbook.mamba import Bidirectional, Mamba, Mamba2, Unidirectional
 
 FLOOR = "matrix products alone"
-LENGTHS = [2**k for k in range(10, 17)]
 
 
 class Bfloat16(nn.Module):

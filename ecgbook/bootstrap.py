@@ -41,9 +41,16 @@ class Interval:
     n_used: int | np.ndarray
     draws: np.ndarray = field(compare=False, repr=False)
 
-    def average(self) -> Interval:
-        """Average over the classes inside each draw, as ``bootstrap(…, average=True)`` does."""
-        return _interval(*_over_classes(self.value, self.draws), self.level)
+    def average(self, classes: Sequence[int] | None = None) -> Interval:
+        """Average over classes inside each draw, as ``bootstrap(…, average=True)`` does over all.
+
+        Parameters
+        ----------
+        classes : sequence of int, optional
+            Which ones; all by default.
+        """
+        which = slice(None) if classes is None else list(classes)
+        return _interval(*_over_classes(self.value[which], self.draws[:, which]), self.level)
 
     def __str__(self) -> str:
         """Return ``0.912 [0.890, 0.931]``, one such entry a class."""

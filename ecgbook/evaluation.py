@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from . import metrics
-from .bootstrap import bootstrap
+from .bootstrap import Interval, bootstrap
 from .data import ECGDataset, trim
 from .labels import RHYTHMS
 
@@ -97,12 +97,27 @@ def evaluate(
         "brier": (metrics.brier, probabilities),
     }
     for name, (metric, p) in by_name.items():
-        each = draw(metric, p=p)
-        mean = each.average()
-        scores[name] = {"macro": [mean.value, mean.low, mean.high]} | {
-            rhythm: [float(v) for v in row]
-            for rhythm, *row in zip(RHYTHMS, each.value, each.low, each.high, strict=True)
-        }
+        scores[name] = macro_and_rhythms(draw(metric, p=p))
     challenge = draw(partial(metrics.challenge_score, thresholds=0.5), p=calls)
     scores["challenge"] = [challenge.value, challenge.low, challenge.high]
     return scores
+
+
+def macro_and_rhythms(drawn: Interval) -> dict[str, list[float]]:
+    """Write a score of all rhythms as plain numbers.
+
+    Parameters
+    ----------
+    drawn : Interval
+        What `ecgbook.bootstrap.bootstrap` returns for a metric of each class.
+
+    Returns
+    -------
+    dict
+        ``macro``, the mean over the classes, and every rhythm as ``[value, low, high]``.
+    """
+    mean = drawn.average()
+    return {"macro": [mean.value, mean.low, mean.high]} | {
+        rhythm: [float(v) for v in row]
+        for rhythm, *row in zip(RHYTHMS, drawn.value, drawn.low, drawn.high, strict=True)
+    }

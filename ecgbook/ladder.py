@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -100,6 +101,25 @@ def reference(rung: Rung, data: str) -> Rung | None:
     rows = [RUNGS[number] for number in ROWS[data]]
     place = rows.index(rung)
     return rows[place - 1] if place else None
+
+
+def command(rung: Rung, data: str) -> str:
+    """Say how to make the results of a rung again.
+
+    Parameters
+    ----------
+    rung : Rung
+        Of `RUNGS` or `LEFT_OUT`.
+    data : str
+        A key of `ROWS`.
+
+    Returns
+    -------
+    str
+        A command line.
+    """
+    which = "--rows --left-out" if rung in LEFT_OUT else f"--rows {RUNGS.index(rung)}"
+    return f"python experiments/ladder.py {which} --data {shlex.quote(data)}"
 
 
 def results() -> dict:
@@ -232,11 +252,7 @@ def _scores(rung: Rung, data: str) -> tuple[dict, dict]:
     """Return a row and its scores on one kind of records."""
     row = results()["rows"].get(rung.name, {})
     if data not in row:
-        which = "--rows --left-out" if rung in LEFT_OUT else f"--rows {RUNGS.index(rung)}"
-        raise ValueError(
-            f"{rung.name} has no results on {data} records; run "
-            f"python experiments/ladder.py {which} --data {data!r}"
-        )
+        raise ValueError(f"{rung.name} has no results on {data} records; run {command(rung, data)}")
     return row, row[data]
 
 

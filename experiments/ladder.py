@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import tempfile
 import time
 from dataclasses import asdict, replace
@@ -89,23 +88,32 @@ def load(source: str) -> dict[str, ECGDataset]:
 
 
 def on_synthetic(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]):
-    """Return probabilities and thresholds of the test part, and the epochs that were trained."""
+    """Return probabilities and thresholds of the test part, and the epochs that were trained.
+
+    The model is trained on synthetic records, whatever the test part holds.
+    """
     bundle = trained_on_synthetic(rung, recipe.seed, parts)
     probabilities = evaluation.predict(bundle.model, parts["test"])
     return probabilities, bundle.thresholds, [len(bundle.card["epochs"])]
 
 
 def trained_on_synthetic(
-    rung: ladder.Rung, seed: int, parts: dict[str, ECGDataset] | None = None
+    rung: ladder.Rung, seed: int, parts: dict[str, ECGDataset]
 ) -> bundles.Bundle:
-    """Return the model of a seed, trained now or before."""
-    folder = MODELS / run_file(rung, "synthetic", seed).stem
-    if not (folder / "model.safetensors").is_file():
-        parts = parts or load("synthetic")
-        recipe = replace(RECIPE["synthetic"], seed=seed)
+    """Return the model of a seed: the one kept, if it is of this task, or trained now."""
+    file = MODELS / run_file(rung, "synthetic", seed).stem / "model.safetensors"
+    recipe = replace(RECIPE["synthetic"], seed=seed)
+    if not file.is_file():
+        parts = parts if "train" in parts else load("synthetic")
         torch.manual_seed(seed)
-        fit(rung.build(), parts["train"], parts["valid"], recipe, folder, True, progress=False)
-    return bundles.load(folder / "model.safetensors")
+        fit(rung.build(), parts["train"], parts["valid"], recipe, file.parent, True, progress=False)
+    bundle = bundles.load(file)
+    if bundle.model.config != rung.build().config or bundle.card["recipe"] != asdict(recipe):
+        raise ValueError(
+            f"{file}: a model of another rung or recipe found, {rung.name} as it is now wanted; "
+            "delete its folder, and it is trained again"
+        )
+    return bundle
 
 
 def on_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset], tune: bool = False):
@@ -115,7 +123,7 @@ def on_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset], tun
     for fold, (rest, test) in enumerate(splits.patient_folds(records, N_FOLDS, recipe.seed)):
         training, valid = splits.split_by_patient(records.subset(rest), (0.85, 0.15), recipe.seed)
         torch.manual_seed(recipe.seed)
-        model = trained_on_synthetic(rung, recipe.seed).model if tune else rung.build()
+        model = trained_on_synthetic(rung, recipe.seed, parts).model if tune else rung.build()
         bundle = fit(model, training, valid, recipe, progress=False)
         probabilities[test] = evaluation.predict(bundle.model, records.subset(test))
         thresholds[test] = bundle.thresholds
@@ -124,17 +132,10 @@ def on_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset], tun
     return probabilities, thresholds, epochs
 
 
-def from_synthetic_to_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]):
-    """Return the same for a model that has seen no real record."""
-    bundle = trained_on_synthetic(rung, recipe.seed)
-    probabilities = evaluation.predict(bundle.model, parts["test"])
-    return probabilities, bundle.thresholds, [len(bundle.card["epochs"])]
-
-
 WORK = {
     "synthetic": on_synthetic,
     "real": on_real,
-    "synthetic to real": from_synthetic_to_real,
+    "synthetic to real": on_synthetic,
     "fine-tuned": partial(on_real, tune=True),
 }
 
@@ -164,19 +165,13 @@ def rungs_of(source: str) -> list[ladder.Rung]:
     return rungs + list(ladder.LEFT_OUT) if source == "synthetic" else rungs
 
 
-def command(rung: ladder.Rung, source: str) -> str:
-    """Say how to make the runs of a rung again."""
-    which = "--rows --left-out" if rung in ladder.LEFT_OUT else f"--rows {ladder.RUNGS.index(rung)}"
-    return f"python experiments/ladder.py {which} --data {shlex.quote(source)}"
-
-
 def run(
     rung: ladder.Rung, source: str, seed: int, parts: dict[str, ECGDataset], sha256: str
 ) -> None:
     """Train and score one rung with one seed; write the file of the run."""
     start = time.perf_counter()
     made_with = provenance(
-        command(rung, source),
+        ladder.command(rung, source),
         data_sha256=sha256,
         preprocessing=STEPS.to_dict(),
     )
@@ -231,23 +226,12 @@ def together(runs: list[tuple[np.ndarray, dict]], test: ECGDataset) -> dict:
     mean is as well.
     """
     probabilities = np.mean([p for p, _ in runs], axis=0)
-    result = {}
-    for name, columns in (("auroc", slice(None)), ("auroc_without_afl", WITHOUT_AFL)):
-        drawn = bootstrap(
-            metrics.auroc,
-            test.y[:, columns],
-            probabilities[:, columns],
-            groups=test.groups,
-            mask=test.y_mask[:, columns],
-        )
-        mean = drawn.average()
-        result[name] = {"macro": [mean.value, mean.low, mean.high]}
-        if name == "auroc":
-            result[name] |= {
-                rhythm: [float(v) for v in values]
-                for rhythm, *values in zip(RHYTHMS, drawn.value, drawn.low, drawn.high, strict=True)
-            }
-    return result
+    drawn = bootstrap(metrics.auroc, test.y, probabilities, groups=test.groups, mask=test.y_mask)
+    four = drawn.average(WITHOUT_AFL)
+    return {
+        "auroc": evaluation.macro_and_rhythms(drawn),
+        "auroc_without_afl": {"macro": [four.value, four.low, four.high]},
+    }
 
 
 def average(intervals: list[list[float | None]]) -> np.ndarray:

@@ -59,6 +59,10 @@ def test_bootstrap_equals_a_loop_of_scikit_learn_over_the_same_draws(name):
     np.testing.assert_allclose(found.high, np.quantile(draws, 0.95, axis=0), **EXACT)
     mean = bootstrap(metric, y, p, average=True, **options)
     assert found.average() == mean
+    two = options | {"mask": mask[:, [0, 2]]}
+    assert found.average([0, 2]) == bootstrap(
+        metric, y[:, [0, 2]], p[:, [0, 2]], average=True, **two
+    )
     assert mean.value == pytest.approx(metric(y, p, mask).mean(), abs=1e-12)
     assert mean.low == pytest.approx(np.quantile(draws.mean(axis=1), 0.05), abs=1e-12)
     assert mean.n_used == mean.n_draws == 60

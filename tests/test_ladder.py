@@ -4,6 +4,7 @@ import importlib.util
 import json
 import threading
 import time
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecgbook import evaluation, ladder, metrics
+from ecgbook import bundles, evaluation, ladder, metrics
 from ecgbook.data import ECGDataset
 from ecgbook.labels import RHYTHMS
 from ecgbook.preprocessing import Preprocessing
@@ -246,6 +247,28 @@ def test_rows_that_are_written_at_the_same_time_do_not_lose_each_other(
     assert "change" in rows["Vision Mamba"]["real"]
 
 
+def test_a_kept_model_of_another_recipe_or_rung_is_refused(experiment, monkeypatch, tmp_path):
+    monkeypatch.setattr(experiment, "MODELS", tmp_path)
+    recipe = replace(experiment.RECIPE["synthetic"], seed=1)
+    model = CNN.build().eval()
+    file = tmp_path / experiment.run_file(CNN, "synthetic", 1).stem / "model.safetensors"
+
+    def keep(**card):
+        bundle = bundles.Bundle(model, experiment.STEPS, np.full(5, 0.5), card)
+        bundles.save(bundle, file)
+
+    keep(recipe=asdict(recipe))
+    found = experiment.trained_on_synthetic(CNN, 1, {}).model
+    assert found.config == model.config
+    keep(recipe=asdict(replace(recipe, epochs=recipe.epochs + 1)))
+    with pytest.raises(ValueError, match="CNN baseline as it is now wanted; delete its folder"):
+        experiment.trained_on_synthetic(CNN, 1, {})
+    keep(recipe=asdict(recipe))
+    deeper = replace(CNN, arguments={**CNN.arguments, "n_layers": 5})
+    with pytest.raises(ValueError, match="another rung or recipe found"):
+        experiment.trained_on_synthetic(deeper, 1, {})
+
+
 @pytest.fixture
 def made_up(monkeypatch):
     entry = {name: [0.5, 0.4, 0.6] for name in ("macro", *RHYTHMS)}
@@ -299,7 +322,6 @@ def test_a_table_of_what_was_not_run_says_what_to_run(made_up):
     ):
         ladder.table("real")
     with pytest.raises(ValueError, match="without branches .*experiments/ladder.py --rows --left"):
-        ladder.table("real", upto=0)
         ladder._scores(ladder.LEFT_OUT[0], "synthetic")
     with pytest.raises(ValueError, match="CNN baseline has no results on synthetic"):
         ladder.rhythm_table(0, "synthetic")
