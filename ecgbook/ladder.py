@@ -72,7 +72,7 @@ LEFT_OUT: tuple[Rung, ...] = (
 
 ROWS: dict[str, tuple[int, ...]] = {
     "synthetic": tuple(range(len(RUNGS))),
-    "real": (0, 1, 2, 3),
+    "real": (0, 1, 2, 3, 5),
     "synthetic to real": (0, 1, 5),
     "fine-tuned": (0, 1, 5),
 }

@@ -55,7 +55,7 @@ RECIPE = {
     "synthetic": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6),
     "real": Recipe(epochs=12, batch_size=32, learning_rate=2e-3, patience=6, positive_weight=0.5),
     "fine-tuned": Recipe(
-        epochs=4, batch_size=32, learning_rate=1e-3, patience=6, positive_weight=0.5
+        epochs=6, batch_size=32, learning_rate=1e-3, patience=6, positive_weight=0.5
     ),
 }
 RECIPE["synthetic to real"] = RECIPE["synthetic"]
