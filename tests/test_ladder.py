@@ -48,6 +48,7 @@ def test_a_step_within_one_class_changes_only_what_it_is_named_for():
 def test_a_rung_is_compared_with_the_one_before_it_that_was_run_or_with_the_whole():
     assert ladder.reference(ladder.RUNGS[0], "synthetic") is None
     assert ladder.reference(ladder.RUNGS[5], "synthetic") is ladder.RUNGS[4]
+    assert ladder.reference(ladder.RUNGS[3], "real") is ladder.RUNGS[2]
     assert ladder.reference(ladder.RUNGS[5], "real") is ladder.RUNGS[3]
     assert ladder.reference(ladder.RUNGS[5], "fine-tuned") is ladder.RUNGS[1]
     for rung in ladder.LEFT_OUT:
