@@ -20,10 +20,10 @@ _HOMES = {
 _MODULES = (
     "adversarial", "attacks", "attention", "augment", "batching", "bootstrap", "bundles",
     "checkpoints", "chunked", "classifier", "comments", "convolution", "data", "evaluation",
-    "frontend", "groups", "labels", "ladder", "layers", "leads", "mamba", "metrics", "models",
-    "normalization", "perturbations", "physionet", "plots", "preprocessing", "recipes",
-    "records", "recurrences", "scan", "snr", "spectrum", "splits", "storage", "synthetic",
-    "training", "vision_mamba",
+    "explain", "frontend", "groups", "labels", "ladder", "layers", "leads", "mamba", "metrics",
+    "models", "normalization", "perturbations", "physionet", "plots", "preprocessing",
+    "recipes", "records", "recurrences", "rules", "scan", "snr", "spectrum", "splits",
+    "storage", "synthetic", "training", "vision_mamba",
 )  # fmt: skip
 __all__ = [*_HOMES, *_MODULES]
 

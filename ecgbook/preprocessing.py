@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from numbers import Integral
@@ -97,14 +98,37 @@ class Preprocessing:
                 )
             sos = scipy.signal.butter(self.order, self.band_hz, "bandpass", fs=fs_hz, output="sos")
             x = scipy.signal.sosfiltfilt(sos, x, axis=0)
-        ratio = Fraction(self.fs_hz / fs_hz).limit_denominator(1000)
+        ratio = self._ratio(fs_hz)
         if ratio != 1:
             x = scipy.signal.resample_poly(x, ratio.numerator, ratio.denominator, axis=0)
-        start = max(0, (len(x) - self.n_samples) // 2)
+        start = self._start(len(x))
         x = x[start : start + self.n_samples]
         window = np.zeros((self.n_samples, len(LEADS)), dtype=np.float32)
         window[: len(x)] = x
         return window, np.arange(self.n_samples) < len(x)
+
+    def start_s(self, samples: int, fs_hz: float) -> float:
+        """Say when the window begins, in s from the start of the record.
+
+        Parameters
+        ----------
+        samples : int
+            Length of the record.
+        fs_hz : float
+            Its sampling rate in Hz.
+
+        Returns
+        -------
+        float
+            0 for a record that fits into the window.
+        """
+        return self._start(math.ceil(samples * self._ratio(fs_hz))) / self.fs_hz
+
+    def _ratio(self, fs_hz: float) -> Fraction:
+        return Fraction(self.fs_hz / fs_hz).limit_denominator(1000)
+
+    def _start(self, samples: int) -> int:
+        return max(0, (samples - self.n_samples) // 2)
 
     def to_dict(self) -> dict:
         """Return the fields as JSON can hold them."""

@@ -10,15 +10,15 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
     0: "leads labels metrics storage groups comments rhythms noise morphology "
     "recurrences convolution normalization chunked",
-    1: "batching records synthetic scan preprocessing bootstrap checkpoints",
+    1: "batching records synthetic scan preprocessing bootstrap checkpoints plots",
     2: "physionet data layers snr spectrum",
     3: "augment frontend mamba attention classifier splits evaluation",
     4: "vision_mamba perturbations",
-    5: "models attacks",
+    5: "models attacks rules",
     6: "bundles adversarial",
     7: "recipes explain",
     8: "training",
-    9: "ladder plots",
+    9: "ladder",
     10: "__init__ __main__",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}

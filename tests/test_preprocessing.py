@@ -105,3 +105,13 @@ def test_bad_settings_are_named(arguments, message):
 def test_bad_records_are_named(shape, fs_hz, message):
     with pytest.raises(ValueError, match=message):
         Preprocessing()(np.zeros(shape), fs_hz)
+
+
+@pytest.mark.parametrize("samples", [2500, 4000, 5001])
+def test_the_window_says_where_it_begins(samples):
+    prepare = Preprocessing(fs_hz=125, n_samples=1000, band_hz=None)
+    ramp = np.tile(np.arange(samples)[:, None] / 500.0, (1, 12))  # seconds, at 500 Hz
+    x, _ = prepare(ramp, 500)
+    start_s = prepare.start_s(samples, 500)
+    assert (start_s > 0) == (samples > 4000)
+    assert x[500, 0] - 500 / 125 == pytest.approx(start_s, abs=2e-3)
