@@ -10,11 +10,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
     0: "leads labels metrics storage groups comments rhythms noise morphology "
     "recurrences convolution normalization chunked",
-    1: "batching records synthetic scan preprocessing bootstrap checkpoints plots",
+    1: "batching records synthetic scan preprocessing bootstrap checkpoints plots localization",
     2: "physionet data layers snr spectrum",
     3: "augment frontend mamba attention classifier splits evaluation",
-    4: "vision_mamba perturbations",
-    5: "models attacks rules",
+    4: "vision_mamba perturbations attributions",
+    5: "models attacks rules faithfulness",
     6: "bundles adversarial",
     7: "recipes explain",
     8: "training",
