@@ -22,8 +22,9 @@ _MODULES = (
     "bundles", "checkpoints", "chunked", "classifier", "comments", "convolution", "data",
     "evaluation", "explain", "faithfulness", "frontend", "groups", "labels", "ladder", "layers",
     "leads", "localization", "mamba", "metrics", "models", "normalization", "perturbations",
-    "physionet", "plots", "preprocessing", "recipes", "records", "recurrences", "rules", "scan",
-    "snr", "spectrum", "splits", "storage", "synthetic", "training", "vision_mamba",
+    "physionet", "plots", "preprocessing", "recipes", "records", "recurrences", "relevance_plot",
+    "rules", "scan", "snr", "spectrum", "splits", "storage", "synthetic", "training",
+    "vision_mamba",
 )  # fmt: skip
 __all__ = [*_HOMES, *_MODULES]
 

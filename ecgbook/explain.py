@@ -72,6 +72,20 @@ class Explanation:
         """Part of the logit that the signal carries; the biases carry the rest."""
         return float(self.relevance.sum() / self.logit) if self.logit else math.nan
 
+    @property
+    def kind(self) -> str:
+        """``"margin"`` for the difference of two logits, else ``"logit"``."""
+        return "margin" if " - " in self.target else "logit"
+
+    def balance(self) -> str:
+        """Say in one line what the logit is made of, and how exactly that is known."""
+        share = (lambda part: f" ({part / self.logit:.0%})") if self.logit else (lambda part: "")
+        signal = self.relevance.sum()
+        return (
+            f"{self.target}: {self.kind} {self.logit:+.2f} = signal {signal:+.2f}{share(signal)} "
+            f"and biases {self.bias:+.2f}{share(self.bias)};  completeness error {self.error:.0e}"
+        )
+
     def per_lead(self) -> np.ndarray:
         """Sum the relevance of each lead: shape (12,), in the order of `ecgbook.leads.LEADS`."""
         return self.relevance.sum(0)
@@ -104,14 +118,17 @@ class Explanation:
         beat = np.searchsorted((peaks_s[1:] + peaks_s[:-1]) / 2, times_s, side="right")
         return np.bincount(beat, self.relevance.sum(1), minlength=len(peaks_s))
 
-    def plot(self, **options):
-        """Draw the relevance on ECG paper; options as for `ecgbook.plots.ecg_paper`."""
-        from .plots import ecg_paper  # matplotlib loads when the first figure is drawn
+    def plot(
+        self,
+        r_peaks_s: Sequence[float] | None = None,
+        start_s: float | None = None,
+        limit: float | None = None,
+        title: str | None = None,
+    ):
+        """Draw the relevance on ECG paper: `ecgbook.relevance_plot.explanation_page`."""
+        from .relevance_plot import explanation_page  # matplotlib loads with the first figure
 
-        if self.fs_hz is None:
-            raise ValueError("fs_hz=None found; give explain(..., fs_hz=...) the sampling rate")
-        shown = np.where(self.mask[:, None], self.signal_mv, np.nan)
-        return ecg_paper(shown, self.fs_hz, relevance=self.relevance, **options)
+        return explanation_page(self, r_peaks_s, start_s, limit, title)
 
 
 class MambaLRP:

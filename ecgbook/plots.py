@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from .leads import LEADS, index
 
@@ -30,6 +31,17 @@ INK, GRID, GRID_BOLD, PAPER = "#1a1a2e", "#f3c9c4", "#e39b93", "#fffaf8"
 MM_PER_S, MM_PER_MV = 25.0, 10.0
 _COLUMNS = (("I", "II", "III"), ("aVR", "aVL", "aVF"), ("V1", "V2", "V3"), ("V4", "V5", "V6"))
 _ROW_MM, _MARGIN_MM, _PULSE_MM, _WIDTH_MM = 27.0, 13.0, 5.0, 250.0
+PAGE_MM: tuple[float, ...] = (-_MARGIN_MM, _WIDTH_MM + 2, -0.75 * _ROW_MM, 3.9 * _ROW_MM)
+"""Left, right, lower and upper end of the paper."""
+
+# ColorBrewer's red and blue, which color-blind eyes tell apart, without the ends that hide a trace.
+_RELEVANCE = LinearSegmentedColormap.from_list(
+    "relevance", plt.get_cmap("RdBu_r")(np.linspace(0.08, 0.92, 65))
+)
+AGAINST, FOR = _RELEVANCE(0.04), _RELEVANCE(0.96)
+"""Colors of relevance that speaks against what is explained, and for it."""
+_NEUTRAL = "#00000014", "#0000002b", _RELEVANCE(0.5)  # fine and bold ruling, paper
+_BAND_MM = 10.0  # color reaches as far above and below the middle of a row
 
 
 def ecg_paper(
@@ -38,6 +50,8 @@ def ecg_paper(
     start_s: float = 0.0,
     title: str | None = None,
     ax: Axes | None = None,
+    relevance: np.ndarray | None = None,
+    limit: float | None = None,
 ) -> Axes:
     """Draw ten seconds of a 12-lead ECG as a cardiograph prints them.
 
@@ -56,6 +70,13 @@ def ecg_paper(
         Written above the traces.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure in which 1 mm is 1 mm at 100 % zoom.
+    relevance : ndarray, shape (samples, 12), optional
+        Share of each sample in a logit (`ecgbook.explain`), drawn as color under the traces: the
+        sum over each millimeter of paper, which is 40 ms of one lead, so that the color does not
+        depend on the sampling rate. One scale holds for all leads.
+    limit : float, optional
+        Relevance of a millimeter with full color; by default the largest in these ten seconds, of
+        any lead, drawn or not. Give one to compare pages.
 
     Returns
     -------
@@ -66,8 +87,9 @@ def ecg_paper(
     Raises
     ------
     ValueError
-        If the signal is not ``(samples, 12)``, the rate is not positive, or nothing of the record
-        lies after `start_s`.
+        If the signal is not ``(samples, 12)``, the rate is not positive, nothing of the record
+        lies after `start_s`, the relevance is not finite or of another shape than the signal, or
+        the limit is not positive.
     """
     signal_mv = np.asarray(signal_mv)
     if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
@@ -79,15 +101,17 @@ def ecg_paper(
             f"start_s={start_s} found, 0 to {len(signal_mv) / fs_hz:g} s (the record's end) wanted"
         )
     first = round(start_s * fs_hz)
-    part = signal_mv[first : first + round(10 * fs_hz)]
-    time_mm = np.arange(len(part)) / fs_hz * MM_PER_S
-    low, high = -0.75 * _ROW_MM, 3.9 * _ROW_MM
-    left, right = -_MARGIN_MM, _WIDTH_MM + 2
+    part = slice(first, first + round(10 * fs_hz))
+    if relevance is not None:
+        boxes, color = _boxes(relevance, signal_mv.shape, part, fs_hz, limit)
+    signal_mv = signal_mv[part]
+    time_mm = np.arange(len(signal_mv)) / fs_hz * MM_PER_S
+    left, right, low, high = PAGE_MM
     if ax is None:
         size = (right - left) / 25.4, (high - low) / 25.4
         figure = plt.figure(figsize=size, layout="none")
         ax = figure.add_axes((0, 0, 1, 1))
-    _rule(ax, left, right, low, high)
+    _rule(ax, (GRID, GRID_BOLD, PAPER) if relevance is None else _NEUTRAL)
     for row in range(4):
         base = (3 - row) * _ROW_MM
         _pulse(ax, base)
@@ -95,25 +119,78 @@ def ecg_paper(
             if row == 3 and column:
                 break
             name = "II" if row == 3 else names[row]
+            lead = index(name)[0]
             start, end = (0, 250) if row == 3 else (62.5 * column, 62.5 * (column + 1))
             shown = (time_mm >= start) & (time_mm < end)
-            trace = base + MM_PER_MV * part[shown, index(name)[0]]
+            trace = base + MM_PER_MV * signal_mv[shown, lead]
             ax.plot(time_mm[shown], trace, color=INK, linewidth=0.9, solid_joinstyle="round")
             ax.text(start + 1, base + 9, name, color=INK, fontsize=9, fontweight="bold")
             if column:
                 ax.plot([start, start], [base - 3, base + 3], color=INK, linewidth=0.6)
+            if relevance is not None:
+                _band(ax, boxes[:, lead], color, start, end, base)
     note = "25 mm/s   10 mm/mV   for teaching, not for diagnosis"
     ax.text(left + 3, low + 2.5, note, color=INK, fontsize=8)
+    if relevance is not None:
+        _color_bar(ax, color)
     if title:
         ax.text(left + 3, high - 6, title, color=INK, fontsize=10)
     return ax
 
 
-def _rule(ax: Axes, left: float, right: float, low: float, high: float) -> None:
+def _boxes(relevance, shape, part, fs_hz, limit) -> tuple[np.ndarray, Normalize]:
+    """Return the sums over each millimeter, shape (millimeters, 12), and their scale."""
+    relevance = np.asarray(relevance)
+    if relevance.shape != shape:
+        raise ValueError(
+            f"relevance of shape {relevance.shape} found, that of the signal {shape} wanted; "
+            "give one value for each sample of each lead"
+        )
+    if not np.isfinite(relevance).all():
+        raise ValueError("relevance that is not finite found, numbers wanted; 0 at padding")
+    relevance = relevance[part]
+    box = np.floor(np.arange(len(relevance)) / fs_hz * MM_PER_S + 1e-6).astype(int)
+    boxes = np.zeros((box[-1] + 1, len(LEADS)))
+    np.add.at(boxes, box, relevance)
+    if limit is None:
+        limit = np.abs(boxes).max() or 1.0  # nothing to color
+    if not 0 < limit < np.inf:
+        raise ValueError(f"limit={limit!r} found, a positive relevance wanted")
+    return boxes, Normalize(-limit, limit)
+
+
+def _band(ax: Axes, boxes, color: Normalize, start: float, end: float, base: float) -> None:
+    edges = np.arange(len(boxes) + 1.0).clip(start, end)
+    shown = np.diff(edges) > 0
+    if shown.any():
+        edges = np.append(edges[:-1][shown], edges[1:][shown][-1])
+        height = [base - _BAND_MM, base + _BAND_MM]
+        style = {"norm": color, "cmap": _RELEVANCE, "zorder": 0.3}
+        ax.pcolormesh(edges, height, boxes[None, shown], **style)
+
+
+def _color_bar(ax: Axes, color: Normalize) -> None:
+    low, end, width, height = PAGE_MM[2] + 2, _WIDTH_MM - 18, 50, 3.2
+    values = np.linspace(color.vmin, color.vmax, 201)[None]
+    edges = np.linspace(end - width, end, 202)
+    style = {"norm": color, "cmap": _RELEVANCE, "zorder": 1}
+    ax.pcolormesh(edges, [low, low + height], values, **style)
+    frame = plt.Rectangle((end - width, low), width, height, fill=False, edgecolor=INK)
+    ax.add_patch(frame).set(linewidth=0.5, zorder=1.1)
+    text = {"color": INK, "fontsize": 9, "va": "center_baseline"}
+    middle = low + height / 2
+    what = f"relevance of 1 mm (40 ms of a lead), logit units:   against {color.vmin:.2g}"
+    ax.text(end - width - 1.5, middle, what.replace("-", "\N{MINUS SIGN}"), ha="right", **text)
+    ax.text(end + 1.5, middle, f"+{color.vmax:.2g} for", ha="left", **text)
+
+
+def _rule(ax: Axes, colors: tuple[str, str, str]) -> None:
+    left, right, low, high = PAGE_MM
+    fine, bold, paper = colors
     ax.set(xlim=(left, right), ylim=(low, high), aspect="equal")
     ax.set_axis_off()
-    ax.add_patch(plt.Rectangle((left, low), right - left, high - low, color=PAPER, zorder=0))
-    for step, color, width in ((1, GRID, 0.35), (5, GRID_BOLD, 0.6)):
+    ax.add_patch(plt.Rectangle((left, low), right - left, high - low, color=paper, zorder=0))
+    for step, color, width in ((1, fine, 0.35), (5, bold, 0.6)):
         xs = np.arange(np.ceil(left / step) * step, right + 1e-9, step)
         ys = np.arange(np.ceil(low / step) * step, high + 1e-9, step)
         lines = [((x, low), (x, high)) for x in xs] + [((left, y), (right, y)) for y in ys]

@@ -11,7 +11,7 @@ RANKS = {
     0: "leads labels metrics storage groups comments rhythms noise morphology "
     "recurrences convolution normalization chunked",
     1: "batching records synthetic scan preprocessing bootstrap checkpoints plots localization",
-    2: "physionet data layers snr spectrum",
+    2: "physionet data layers snr spectrum relevance_plot",
     3: "augment frontend mamba attention classifier splits evaluation",
     4: "vision_mamba perturbations attributions",
     5: "models attacks rules faithfulness",

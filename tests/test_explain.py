@@ -1,7 +1,6 @@
 """MambaLRP: relevance sums to the logit, equals LRP written out, and comes in usable shapes."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import lrp_oracle
 import numpy as np
@@ -11,7 +10,7 @@ from lrp_cases import MODELS, SAMPLES, build, missed, propagate, signal
 from torch import nn
 
 import ecgbook
-from ecgbook import plots, synthetic
+from ecgbook import relevance_plot, synthetic
 from ecgbook.attention import Attend
 from ecgbook.bundles import Bundle
 from ecgbook.explain import Explanation, MambaLRP
@@ -295,11 +294,21 @@ def test_an_explanation_is_frozen_and_short_in_print():
     assert np.isnan(explanation(logit=0.0).input_share)
 
 
-def test_the_plot_shows_signal_and_relevance_on_ecg_paper(monkeypatch):
+def test_the_balance_names_logit_shares_and_error():
+    relevance = np.full((100, 12), 3.0 / 1200)
+    one = explanation(relevance=relevance, logit=2.0, bias=-1.0, error=3.2e-8)
+    assert one.balance() == (
+        "PVC: logit +2.00 = signal +3.00 (150%) and biases -1.00 (-50%);  completeness error 3e-08"
+    )
+    margin = dataclasses.replace(one, target="PVC - SR")
+    assert margin.balance().startswith("PVC - SR: margin +2.00 = signal")
+    nothing = dataclasses.replace(one, logit=0.0, bias=-3.0)
+    assert "logit +0.00 = signal +3.00 and biases -3.00;" in nothing.balance()
+
+
+def test_the_plot_is_the_page_of_the_explanation(monkeypatch):
     calls = []
-    monkeypatch.setattr(plots, "ecg_paper", lambda *a, **k: calls.append(SimpleNamespace(a=a, k=k)))
+    monkeypatch.setattr(relevance_plot, "explanation_page", lambda *a: calls.append(a))
     result = explanation()
-    result.plot(title="T")
-    (call,) = calls
-    np.testing.assert_array_equal(np.isnan(call.a[0]), np.arange(100)[:, None] >= [90] * 12)
-    assert call.a[1] == 50 and call.k["title"] == "T" and call.k["relevance"] is result.relevance
+    result.plot([1.0, 2.0], start_s=0.5, limit=2.0, title="T")
+    assert calls == [(result, [1.0, 2.0], 0.5, 2.0, "T")]
