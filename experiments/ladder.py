@@ -27,7 +27,7 @@ import json
 import re
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def trained_on_synthetic(
         torch.manual_seed(seed)
         fit(rung.build(), parts["train"], parts["valid"], recipe, file.parent, True, progress=False)
     bundle = bundles.load(file)
-    if bundle.model.config != rung.build().config or bundle.card["recipe"] != asdict(recipe):
+    if bundle.model.config != rung.build().config or bundle.card["recipe"] != recipe.to_dict():
         raise ValueError(
             f"{file}: a model of another rung or recipe found, {rung.name} as it is now wanted; "
             "delete its folder, and it is trained again"
@@ -151,11 +151,11 @@ def task(rung: ladder.Rung, source: str, seed: int, data_sha256: str) -> dict:
     about = {
         "model": rung.model.__name__,
         "arguments": dict(rung.arguments),
-        "recipe": asdict(replace(RECIPE[source], seed=seed)),
+        "recipe": replace(RECIPE[source], seed=seed).to_dict(),
         "data_sha256": data_sha256,
     }
     if source == "fine-tuned":
-        about["pretraining"] = asdict(replace(RECIPE["synthetic"], seed=seed))
+        about["pretraining"] = replace(RECIPE["synthetic"], seed=seed).to_dict()
     return about
 
 
@@ -282,7 +282,7 @@ def write_row(rung: ladder.Rung, source: str, test: ECGDataset, sha256: str) -> 
         made_with[key] = ", ".join(sorted({header["provenance"][key] for header in headers}))
     scores = mean_over_seeds([header["scores"] for header in headers]) | {
         "seeds_together": together(runs, test),
-        "recipe": asdict(RECIPE[source]),
+        "recipe": RECIPE[source].to_dict(),
         "split": {"folds": N_FOLDS} if source in ("real", "fine-tuned") else N_SYNTHETIC,
         "epochs_by_seed": [header["epochs"] for header in headers],
         "minutes": sum(header["minutes"] for header in headers),

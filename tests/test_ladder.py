@@ -4,7 +4,7 @@ import importlib.util
 import json
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -254,13 +254,13 @@ def test_a_kept_model_of_another_recipe_or_rung_is_refused(experiment, monkeypat
         bundle = bundles.Bundle(model, experiment.STEPS, np.full(5, 0.5), card)
         bundles.save(bundle, file)
 
-    keep(recipe=asdict(recipe))
+    keep(recipe=recipe.to_dict())
     found = experiment.trained_on_synthetic(CNN, 1, {}).model
     assert found.config == model.config
-    keep(recipe=asdict(replace(recipe, epochs=recipe.epochs + 1)))
+    keep(recipe=replace(recipe, epochs=recipe.epochs + 1).to_dict())
     with pytest.raises(ValueError, match="CNN baseline as it is now wanted; delete its folder"):
         experiment.trained_on_synthetic(CNN, 1, {})
-    keep(recipe=asdict(recipe))
+    keep(recipe=recipe.to_dict())
     deeper = replace(CNN, arguments={**CNN.arguments, "n_layers": 5})
     with pytest.raises(ValueError, match="another rung or recipe found"):
         experiment.trained_on_synthetic(deeper, 1, {})
