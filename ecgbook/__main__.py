@@ -1,4 +1,4 @@
-"""The command line: ``python -m ecgbook download | train | evaluate | predict``."""
+"""The command line: ``python -m ecgbook download | train | evaluate | predict | explain``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import torch
 from . import bundles, evaluation, models, physionet, splits, synthetic
 from .adversarial import ATTACKS, AdversarialTraining
 from .augment import FrequencyMask
+from .beats import find_beats
 from .data import ECGDataset, from_folder, from_records
+from .explain import MambaLRP
 from .labels import POLICIES, RHYTHMS
 from .ladder import interval
+from .leads import LEADS
 from .preprocessing import Preprocessing
 from .recipes import Recipe
 from .records import read_record
@@ -121,6 +124,18 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("model", help=MODEL_HELP)
     predict.add_argument("records", type=Path, nargs="+", help="WFDB headers (.hea), 12 leads")
     predict.set_defaults(run=_predict)
+
+    explain = commands.add_parser(
+        "explain", help="say which leads and beats a model used, by MambaLRP"
+    )
+    explain.add_argument("record", type=Path, help="WFDB header (.hea), 12 leads")
+    explain.add_argument("--target", choices=RHYTHMS, required=True, help="rhythm to explain")
+    explain.add_argument(
+        "--against", choices=RHYTHMS, help="explain the margin of the target over this rhythm"
+    )
+    explain.add_argument("--model", default="tutorial", help=f"{MODEL_HELP}; default: tutorial")
+    explain.add_argument("--figure", type=Path, help="also draw it on ECG paper, to this file")
+    explain.set_defaults(run=_explain)
     return parser
 
 
@@ -210,6 +225,33 @@ def _predict(options: argparse.Namespace) -> None:
         marks = np.where(found >= bundle.thresholds, "*", " ")
         cells = "".join(f"{p:8.3f}{mark}" for p, mark in zip(found, marks, strict=True))
         print(f"{path.stem:32}{cells}")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    if options.against == options.target:
+        raise ValueError(f"--against {options.against} found, a rhythm other than --target wanted")
+    record = read_record(options.record)
+    target = (options.target, options.against) if options.against else options.target
+    found = MambaLRP(bundles.load(options.model)).explain(record, target)
+    print(f"What the model used in {record.name}; for teaching, not for diagnosis.")
+    print(found.balance())
+    print(f"Input share {found.input_share:.3f}, bias share {1 - found.input_share:.3f}.")
+    print(f"Relevance in units of the logit; + speaks for {found.target}.\n")
+    print(f"{'':6}{'relevance':>10}{f'share of {found.kind}':>18}")
+    for name, value in (*zip(LEADS, found.per_lead(), strict=True), ("biases", found.bias)):
+        share = f"{value / found.logit:18.1%}" if found.logit else ""
+        print(f"{name:6}{value:+10.3f}{share}")
+    peaks_s = find_beats(record.signal_mv, record.fs_hz)
+    if len(peaks_s):
+        print("\n R peak relevance   (lead II, found by XQRS of the wfdb package)")
+        for time_s, value in zip(peaks_s, found.per_beat(peaks_s), strict=True):
+            print(f"{time_s:5.2f} s{value:+10.3f}")
+    else:
+        print("\nXQRS of the wfdb package finds no R peaks in lead II.")
+    if options.figure:
+        page = found.plot(peaks_s if len(peaks_s) else None)
+        page.figure.savefig(options.figure, dpi=150)
+        print(f"\nThe page is in {options.figure}")
 
 
 def _origin(options: argparse.Namespace) -> dict:

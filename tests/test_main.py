@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import wfdb
 
 import ecgbook
 from ecgbook.__main__ import main
+from ecgbook.beats import find_beats
+from ecgbook.explain import MambaLRP
 from ecgbook.leads import LEADS
 from ecgbook.records import read_record
 from ecgbook.synthetic import make_records
@@ -64,12 +67,16 @@ def test_training_can_attack_and_mask_its_records(tmp_path):
     assert main(["train", *SMALL, *robust[:2], "--epsilon-mv", "0", "--out", str(tmp_path)]) == 1
 
 
-def test_predict_prints_what_the_bundle_says_of_a_record(trained, tmp_path, capsys):
-    made = make_records(1, seed=4, mix={"AF": 1})[0]
+def write(signal_mv, folder):
     wfdb.wrsamp(
-        "made", 500, ["mV"] * 12, list(LEADS), made.signal_mv.astype(float),
-        fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(tmp_path),
+        "made", 500, ["mV"] * 12, list(LEADS), signal_mv.astype(float),
+        fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(folder),
     )  # fmt: skip
+    return folder / "made.hea"
+
+
+def test_predict_prints_what_the_bundle_says_of_a_record(trained, tmp_path, capsys):
+    write(make_records(1, seed=4, mix={"AF": 1})[0].signal_mv, tmp_path)
     for model in (str(trained / "model.safetensors"), "tutorial"):
         assert main(["predict", model, str(tmp_path / "made.hea")]) == 0
         row = capsys.readouterr().out.splitlines()[-1]
@@ -81,6 +88,49 @@ def test_predict_prints_what_the_bundle_says_of_a_record(trained, tmp_path, caps
         assert [word.endswith("*") for word in row.split()[1:]] == list(found >= bundle.thresholds)
     assert main(["predict", "tutorial", str(tmp_path / "none.hea")]) == 1
     assert "none.hea" in capsys.readouterr().err
+
+
+def test_explain_prints_shares_of_leads_and_beats_that_make_the_logit(trained, tmp_path, capsys):
+    made = make_records(1, seed=5, mix={"PVC": 1})[0]
+    path, page = write(made.signal_mv, tmp_path), tmp_path / "page.png"
+    for model, target in (("tutorial", "PVC"), (str(trained / "model.safetensors"), "AF")):
+        words = ["explain", str(path), "--target", target, "--model", model]
+        assert main([*words, "--figure", str(page)]) == 0
+        printed = capsys.readouterr().out
+        bundle, record = ecgbook.load(model), read_record(path)
+        wanted, peaks_s = MambaLRP(bundle).explain(record, target), find_beats(made.signal_mv, 500)
+        assert wanted.balance() in printed and "for teaching, not for diagnosis" in printed
+        share = wanted.input_share
+        assert f"Input share {share:.3f}, bias share {1 - share:.3f}." in printed
+        rows = [line.split() for line in printed.splitlines()]
+        rows = {row[0]: row[1:] for row in rows if row and row[0] in (*LEADS, "biases")}
+        parts = [float(rows[name][0]) for name in (*LEADS, "biases")]
+        exact = np.array([*wanted.per_lead(), wanted.bias])
+        assert parts == pytest.approx(exact, abs=6e-4)
+        shares = [float(rows[name][1].strip("%")) for name in (*LEADS, "biases")]
+        assert shares == pytest.approx(100 * exact / wanted.logit, abs=0.06)
+        beats = [row.split() for row in printed.splitlines() if row[5:8] == " s "]
+        assert [float(row[0]) for row in beats] == pytest.approx(peaks_s, abs=6e-3)
+        sums = [float(row[2]) for row in beats]
+        assert sums == pytest.approx(wanted.per_beat(peaks_s), abs=6e-4)
+        assert page.read_bytes()[1:4] == b"PNG"
+        page.unlink()
+
+
+def test_explain_can_explain_a_margin_and_a_record_without_beats(tmp_path, capsys):
+    signal_mv = make_records(1, seed=5)[0].signal_mv.copy()
+    signal_mv[:, 1] = 0
+    words = ["explain", str(write(signal_mv, tmp_path)), "--target", "PVC"]
+    assert main([*words, "--against", "SR"]) == 0
+    printed = capsys.readouterr().out
+    assert "PVC - SR: margin " in printed and "finds no R peaks in lead II" in printed
+    assert main([*words, "--against", "PVC"]) == 1
+    assert "--against PVC found, a rhythm other than --target wanted" in capsys.readouterr().err
+    assert main(["explain", str(tmp_path / "none.hea"), "--target", "PVC"]) == 1
+    assert main([*words, "--figure", str(tmp_path / "page.dance")]) == 1
+    assert "dance" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["explain", words[1], "--target", "VT"])
 
 
 def test_evaluate_refuses_a_part_of_other_data(trained, capsys):
