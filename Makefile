@@ -36,6 +36,7 @@ oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compa
 	    safetensors==0.8.0
 	$(ORACLE)/mambapy mambapy==1.2.0
 	$(ORACLE)/art adversarial-robustness-toolbox==1.20.1
+	$(ORACLE)/zennit zennit==0.5.1
 
 lint: setup ## check style and formatting
 	$(BIN)/ruff check .

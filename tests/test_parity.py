@@ -1,6 +1,7 @@
-"""Scans, layers and attacks against other libraries, where installed; each in its own process.
+"""Scans, layers, attacks and relevance against other libraries, each in a process of its own.
 
-These libraries stay out of the environment: `make oracles` puts them into ``.oracles``.
+These libraries stay out of the environment: `make oracles` puts them into ``.oracles``, and what is
+not there is skipped.
 """
 
 import json
@@ -51,6 +52,11 @@ def art() -> dict:
     return measured("art")
 
 
+@pytest.fixture(scope="module")
+def zennit() -> dict:
+    return measured("zennit")
+
+
 def test_ssd_is_the_listing_of_the_mamba_2_paper(mamba_ssm):
     assert mamba_ssm["minimal"] < 1e-14  # float64
 
@@ -86,6 +92,12 @@ def test_attacks_are_those_of_the_adversarial_robustness_toolbox(art, attack):
     for case in art["labels"]:
         assert case[attack] < 1e-5  # mV
         assert case["moved"] == pytest.approx(art["epsilon_mv"]) and case["rise"] > 0
+
+
+@pytest.mark.parametrize("rule", ["LRP-0", "gamma 0.25", "gamma 2"])
+def test_relevance_in_a_convolutional_network_is_that_of_zennit(zennit, rule):
+    assert zennit["errors"][rule] < 1e-11  # float64, a batch normalization folded in
+    assert zennit["another gamma"] > 0.1
 
 
 needs_gpu = pytest.mark.skipif(
