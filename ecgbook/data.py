@@ -131,26 +131,6 @@ class ECGDataset(Dataset):
         )
 
 
-def trim(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Cut off the padding that all records of a batch share.
-
-    It changes no output of a model that uses the mask, and a third of the work for records of
-    10 s in a window of 16 s.
-
-    Parameters
-    ----------
-    batch : dict of str to Tensor
-        As `ECGDataset.batch` returns it.
-
-    Returns
-    -------
-    dict of str to Tensor
-        The same with ``x`` and ``mask`` as long as the longest record.
-    """
-    length = int(batch["mask"].any(0).nonzero().max()) + 1
-    return {**batch, "x": batch["x"][:, :length], "mask": batch["mask"][:, :length]}
-
-
 def _identity(batch: dict) -> dict:
     return batch
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from . import metrics
+from .batching import trim
 from .bootstrap import Interval, bootstrap
-from .data import ECGDataset, trim
+from .data import ECGDataset
 from .labels import RHYTHMS
 
 

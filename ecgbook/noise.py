@@ -21,8 +21,16 @@ ELECTRODES_TO_LEADS[1, [0, 2]] = -1, 1
 ELECTRODES_TO_LEADS[2:, :3] = -1 / 3
 ELECTRODES_TO_LEADS[2:, 3:] = np.eye(6)
 
+KNOT_S = 0.25
+"""Time between the knots of the baseline, in s."""
+
+WALK_MV, WALK_MEMORY, BREATH_MV = 0.0045, 0.97, 0.012
+"""A step of the slow walk in mV, the share of it that is left a knot later, and the breath."""
+
+MAINS_HZ: tuple[float, float] = (50.0, 60.0)
+"""Frequencies of the mains."""
+
 _TO_LEADS = ELECTRODES_TO_LEADS.T.astype(np.float32)
-_KNOT_S = 0.25
 _CATMULL_ROM = 0.5 * np.array([[0, -1, 2, -1], [2, 0, -5, 3], [0, 1, 4, -3], [0, 0, -1, 1]])
 
 
@@ -65,27 +73,64 @@ def disturbance(
     return electrodes.T @ _TO_LEADS
 
 
+def curve_weights(step: int) -> np.ndarray:
+    """Compute the weights of a smooth curve through knots (Catmull-Rom).
+
+    Parameters
+    ----------
+    step : int
+        Samples from one knot to the next.
+
+    Returns
+    -------
+    ndarray, shape (4, step), float32
+        What the four knots around a piece weigh in each of its samples.
+    """
+    powers = (np.arange(step) / step) ** np.arange(4)[:, None]
+    return (_CATMULL_ROM @ powers).astype(np.float32)
+
+
+def mains_hz(fs_hz: float) -> tuple[float, ...]:
+    """Return the frequencies of the mains that a sampling rate can hold.
+
+    Parameters
+    ----------
+    fs_hz : float
+        Sampling rate in Hz.
+    """
+    return tuple(hz for hz in MAINS_HZ if hz <= 0.45 * fs_hz)
+
+
 def _baseline(samples, fs_hz, breath_hz, own, rng) -> np.ndarray:
     """Breath, a slow walk, and a floor between 0.5 and 4 Hz."""
-    step = round(_KNOT_S * fs_hz)  # whole samples between knots: every piece has the same weights
+    step = round(KNOT_S * fs_hz)  # whole samples between knots: every piece has the same weights
     pieces = -(-samples // step)
     knots_s = (np.arange(pieces + 3) - 1) * (step / fs_hz)
     steps = rng.standard_normal((2, len(ELECTRODES), len(knots_s)))
-    walk = 0.0045 * signal.lfilter([1.0], [1.0, -0.97], steps[0]) + 0.0045 * steps[1]
+    walk = WALK_MV * signal.lfilter([1.0], [1.0, -WALK_MEMORY], steps[0]) + WALK_MV * steps[1]
     phase = rng.uniform(0, 2 * np.pi) + 0.4 * rng.standard_normal((len(ELECTRODES), 1))
-    swing = 0.012 * np.exp(0.5 * rng.standard_normal((len(ELECTRODES), 1)))
+    swing = BREATH_MV * np.exp(0.5 * rng.standard_normal((len(ELECTRODES), 1)))
     breath = swing * np.sin(2 * np.pi * breath_hz * knots_s + phase)
     knots = (own * (walk + breath)).astype(np.float32)
-    # Catmull-Rom: a smooth curve through the knots, each piece from the four around it.
-    weights = _CATMULL_ROM @ (np.arange(step) / step) ** np.arange(4)[:, None]
     around = np.stack([knots[:, k : k + pieces] for k in range(4)], axis=-1)
-    curve = around.reshape(-1, 4) @ weights.astype(np.float32)
+    curve = around.reshape(-1, 4) @ curve_weights(step)
     return curve.reshape(len(ELECTRODES), -1)[:, :samples]
 
 
 @lru_cache(maxsize=8)
-def _muscle_filter(fs_hz: float) -> tuple[np.ndarray, np.ndarray]:
-    """First-order filter from 6 Hz to 80 Hz, where the rate allows."""
+def muscle_filter(fs_hz: float) -> tuple[np.ndarray, np.ndarray]:
+    """Design the first-order filter that colors muscle noise: 6 to 80 Hz, where the rate allows.
+
+    Parameters
+    ----------
+    fs_hz : float
+        Sampling rate in Hz.
+
+    Returns
+    -------
+    b, a : ndarray, float32
+        Coefficients of numerator and denominator.
+    """
     edges, kind = (6.0, "highpass") if fs_hz <= 180 else ((6.0, 80.0), "bandpass")
     b, a = signal.butter(1, edges, kind, fs=fs_hz)
     return b.astype(np.float32), a.astype(np.float32)
@@ -110,7 +155,7 @@ def _muscle(time_s, fs_hz, own, rng) -> np.ndarray:
     """Broad noise above 8 Hz of one spectral density at any rate, swelling and ebbing."""
     white = _normals(len(ELECTRODES), len(time_s), rng)
     scale = 0.00056 * np.sqrt(fs_hz / 2) * own
-    noise = signal.lfilter(*_muscle_filter(fs_hz), white)
+    noise = signal.lfilter(*muscle_filter(fs_hz), white)
     knots_s = np.arange(0, time_s[-1] + 2, 1.0)
     swell = np.interp(time_s, knots_s, np.exp(0.3 * rng.standard_normal(len(knots_s))))
     noise *= swell.astype(np.float32)
@@ -132,10 +177,10 @@ def _motion(electrodes, time_s, fs_hz, level, rng) -> None:
 
 def _mains(time_s, fs_hz, rng) -> np.ndarray:
     """50 or 60 Hz, unlike on every electrode; nothing where the rate is too low for it."""
-    hz = float(rng.choice([50.0, 60.0]))
+    hz = float(rng.choice(MAINS_HZ))
     size = 0.0012 * np.exp(0.9 * rng.standard_normal()) * rng.uniform(0.4, 1.6, len(ELECTRODES))
     phase = rng.uniform(0, 2 * np.pi) + 0.3 * rng.standard_normal(len(ELECTRODES))
-    if hz > 0.45 * fs_hz:
+    if hz not in mains_hz(fs_hz):
         return np.zeros((len(ELECTRODES), 1), dtype=np.float32)
     cycles = hz * time_s
     angle = (2 * np.pi * (cycles - np.rint(cycles))).astype(np.float32)

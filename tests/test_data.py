@@ -95,18 +95,6 @@ def test_the_loader_gives_every_record_once_in_an_order_its_seed_fixes():
     assert len(first_samples(drop_last=True)) == 8
 
 
-def test_trim_cuts_the_padding_that_all_share_and_nothing_else():
-    dataset = from_records(
-        [*make_records(2, seed=1, seconds=5), *make_records(1, seed=2, seconds=10)], STEPS
-    )
-    for index, length in (([0, 1], 625), ([0, 2], 1250)):
-        batch = dataset.batch(index)
-        short = data.trim(batch)
-        assert short["x"].shape == (2, length, 12) and short["mask"].shape == (2, length)
-        assert torch.equal(short["x"], batch["x"][:, :length])
-        assert not batch["mask"][:, length:].any() and torch.equal(short["y"], batch["y"])
-
-
 def test_distinct_keeps_the_first_of_each_copy():
     dataset = from_records(make_records(5, seed=4), STEPS)
     dataset = ECGDataset(**{**vars(dataset), "copies": np.array([3, 1, 3, 1, 0])})
