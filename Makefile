@@ -35,6 +35,7 @@ oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compa
 	$(ORACLE)/transformers transformers==5.23.0 tokenizers==0.23.3 regex==2026.11.15 \
 	    safetensors==0.8.0
 	$(ORACLE)/mambapy mambapy==1.2.0
+	$(ORACLE)/art adversarial-robustness-toolbox==1.20.1
 
 lint: setup ## check style and formatting
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
-"""Scans and layers against other libraries, where these are installed; each in its own process.
+"""Scans, layers and attacks against other libraries, where installed; each in its own process.
 
-mamba-ssm and transformers stay out of the environment: `make oracles` puts them into ``.oracles``.
+These libraries stay out of the environment: `make oracles` puts them into ``.oracles``.
 """
 
 import json
@@ -46,6 +46,11 @@ def transformers() -> dict:
     return measured("transformers")
 
 
+@pytest.fixture(scope="module")
+def art() -> dict:
+    return measured("art")
+
+
 def test_ssd_is_the_listing_of_the_mamba_2_paper(mamba_ssm):
     assert mamba_ssm["minimal"] < 1e-14  # float64
 
@@ -74,6 +79,13 @@ def test_parameters_of_mamba_ssm_load_unchanged_and_go_back(mamba_ssm):
 def test_layers_and_gradients_are_those_of_transformers_on_its_weights(transformers, layer):
     assert transformers[layer]["output"] < 1e-6
     assert transformers[layer]["gradients"] < 5e-6
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd"])
+def test_attacks_are_those_of_the_adversarial_robustness_toolbox(art, attack):
+    for case in art["labels"]:
+        assert case[attack] < 1e-5  # mV
+        assert case["moved"] == pytest.approx(art["epsilon_mv"]) and case["rise"] > 0
 
 
 needs_gpu = pytest.mark.skipif(
