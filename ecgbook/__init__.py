@@ -18,10 +18,11 @@ _HOMES = {
     "load": "bundles",
 }
 _MODULES = (
-    "attention", "bootstrap", "bundles", "checkpoints", "chunked", "classifier",
-    "comments", "convolution", "data", "evaluation", "frontend", "groups", "labels", "ladder",
-    "layers", "leads", "mamba", "metrics", "models", "normalization", "physionet", "plots",
-    "preprocessing", "records", "recurrences", "scan", "splits", "storage", "synthetic",
+    "adversarial", "attacks", "attention", "augment", "batching", "bootstrap", "bundles",
+    "checkpoints", "chunked", "classifier", "comments", "convolution", "data", "evaluation",
+    "frontend", "groups", "labels", "ladder", "layers", "leads", "mamba", "metrics", "models",
+    "normalization", "perturbations", "physionet", "plots", "preprocessing", "recipes",
+    "records", "recurrences", "scan", "snr", "spectrum", "splits", "storage", "synthetic",
     "training", "vision_mamba",
 )  # fmt: skip
 __all__ = [*_HOMES, *_MODULES]

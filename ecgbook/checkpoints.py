@@ -90,11 +90,11 @@ class TrainingState:
         """
         tensors, header = read_safetensors(path)
         mine, theirs = self.recipe, header["recipe"]
-        differing = [name for name in mine if mine[name] != theirs.get(name)]
+        differing = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
         if differing:
             name = differing[0]
             raise ValueError(
-                f"{path}: a run with {name}={theirs.get(name)!r} found, {name}={mine[name]!r} "
+                f"{path}: a run with {name}={theirs.get(name)!r} found, {name}={mine.get(name)!r} "
                 "wanted; resume with the same recipe or train in another folder"
             )
         if header["data"] != self.data:

@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,71 +21,16 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import metrics
+from . import augment, metrics
+from .adversarial import ALARM, CatastrophicOverfittingWarning
+from .batching import trim
 from .bundles import Bundle, save
 from .checkpoints import TrainingState
-from .data import ECGDataset, trim
+from .data import ECGDataset
 from .evaluation import predict
 from .labels import RHYTHMS
+from .recipes import Recipe
 from .storage import write_json
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained; stored with the model.
-
-    Attributes
-    ----------
-    epochs : int
-        Passes over the training set, at most.
-    batch_size : int
-        Records a step, over all processes together.
-    learning_rate : float
-        Peak of the schedule: linear warm-up, then half a cosine down to zero.
-    warmup : float
-        Share of all steps that the warm-up takes.
-    weight_decay : float
-        AdamW's, on matrices and kernels only; biases and normalization weights are left alone.
-    clip_norm : float
-        Largest norm of a gradient.
-    patience : int
-        Epochs without a better validation score after which training stops.
-    positive_weight : float
-        Weight of the positive labels of a class is (negatives / positives) to this power:
-        0 treats all labels alike, 1 gives both sides of every class the same total.
-    precision : {"no", "bf16", "fp16"}
-        Mixed precision of the forward pass, as accelerate names it.
-    seed : int
-        Fixes the order of records and the dropout. The weights a model starts from are the
-        caller's: ``torch.manual_seed`` before building it.
-    """
-
-    epochs: int = 20
-    batch_size: int = 32
-    learning_rate: float = 2e-3
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    patience: int = 6
-    positive_weight: float = 0.0
-    precision: str = "no"
-    seed: int = 0
-
-    def __post_init__(self):
-        checks = {
-            "epochs": (self.epochs >= 1, "1 or more"),
-            "batch_size": (self.batch_size >= 1, "1 or more"),
-            "learning_rate": (self.learning_rate > 0, "a number above 0"),
-            "warmup": (0 <= self.warmup < 1, "0 or more and below 1"),
-            "weight_decay": (self.weight_decay >= 0, "0 or more"),
-            "clip_norm": (self.clip_norm > 0, "a number above 0"),
-            "patience": (self.patience >= 1, "1 or more"),
-            "positive_weight": (0 <= self.positive_weight <= 1, "0 to 1"),
-            "precision": (self.precision in ("no", "bf16", "fp16"), "no, bf16 or fp16"),
-        }
-        for name, (right, wanted) in checks.items():
-            if not right:
-                raise ValueError(f"{name}={getattr(self, name)!r} found, {wanted} wanted")
 
 
 def multilabel_loss(
@@ -171,7 +115,7 @@ def fit(
     batch_size = min(recipe.batch_size, len(train) - len(train) % accelerator.num_processes)
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate)
     parallel, optimizer = accelerator.prepare(model, optimizer)
-    state = TrainingState(model, optimizer, asdict(recipe), fingerprint(train, valid))
+    state = TrainingState(model, optimizer, recipe.to_dict(), fingerprint(train, valid))
     if folder is not None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)  # now, and not after the first epoch
@@ -195,7 +139,9 @@ def fit(
         while state.epoch < recipe.epochs and not state.out_of_patience:
             started = time.perf_counter()
             order = recipe.seed * 100_003 + state.epoch
-            torch.manual_seed(order + 1_000_003 * accelerator.process_index)  # of the dropout
+            own = order + 1_000_003 * accelerator.process_index
+            torch.manual_seed(own)  # of the dropout
+            chance = torch.Generator(accelerator.device).manual_seed(own + 500_009)
             loader = prepare_data_loader(
                 train.loader(batch_size, shuffle=True, seed=order, drop_last=True),
                 device=accelerator.device,
@@ -210,7 +156,9 @@ def fit(
                 share = _schedule(step, recipe.epochs * n_steps, recipe.warmup)
                 for group in optimizer.param_groups:
                     group["lr"] = share * recipe.learning_rate
-                batch = trim(batch)
+                batch = augment.apply(recipe.augment, trim(batch), chance, state.epoch)
+                if recipe.adversarial is not None:
+                    batch = recipe.adversarial(model, batch, chance)
                 logits = parallel(batch["x"], batch["mask"])
                 loss = multilabel_loss(logits, batch["y"], batch["y_mask"], weight)
                 accelerator.backward(loss)
@@ -231,8 +179,11 @@ def fit(
                 "train_loss": train_loss,
                 "valid_loss": _log_loss(valid, probabilities),
                 "valid_auroc": _macro(metrics.auroc, valid, probabilities),
-                "seconds": time.perf_counter() - started,
             }
+            if recipe.adversarial is not None:
+                row |= recipe.adversarial.watch(model, valid)
+                _warn_of_overfitting(row)
+            row["seconds"] = time.perf_counter() - started
             state.add(row, probabilities)
             bar.set_postfix(loss=f"{train_loss:.3f}", auroc=f"{row['valid_auroc']:.3f}")
             if folder is not None and accelerator.is_main_process:
@@ -245,6 +196,17 @@ def fit(
         save(bundle, folder / "model.safetensors")
         write_json(folder / "training.json", bundle.card)
     return bundle
+
+
+def _warn_of_overfitting(row: dict) -> None:
+    if row.get("fgsm_pgd_gap", 0.0) > ALARM:
+        warnings.warn(
+            f"epoch {row['epoch']}: FGSM finds {1 - row['fgsm_pgd_gap']:.0%} of the rise of the "
+            f"loss that PGD finds, {1 - ALARM:.0%} or more wanted; use N-FGSM or PGD, or a "
+            "smaller epsilon_mv",
+            CatastrophicOverfittingWarning,
+            stacklevel=3,
+        )
 
 
 def _finish(state: TrainingState, train: ECGDataset, valid: ECGDataset, about: dict) -> Bundle:

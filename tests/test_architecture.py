@@ -10,15 +10,16 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS = {
     0: "leads labels metrics storage groups comments rhythms noise morphology "
     "recurrences convolution normalization chunked",
-    1: "records synthetic scan preprocessing bootstrap checkpoints",
-    2: "physionet data augment layers",
-    3: "frontend mamba attention classifier splits evaluation",
-    4: "vision_mamba",
-    5: "models",
-    6: "bundles",
-    7: "training attacks explain",
-    8: "ladder plots",
-    9: "__init__ __main__",
+    1: "batching records synthetic scan preprocessing bootstrap checkpoints",
+    2: "physionet data layers snr spectrum",
+    3: "augment frontend mamba attention classifier splits evaluation",
+    4: "vision_mamba perturbations",
+    5: "models attacks",
+    6: "bundles adversarial",
+    7: "recipes explain",
+    8: "training",
+    9: "ladder plots",
+    10: "__init__ __main__",
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names.split()}
 OPTIONAL = {"mamba_ssm", "causal_conv1d", "triton"}
