@@ -4,7 +4,7 @@ import importlib.util
 import json
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ecgbook import bundles, evaluation, ladder, metrics
 from ecgbook.data import ECGDataset
 from ecgbook.labels import RHYTHMS
 from ecgbook.preprocessing import Preprocessing
+from ecgbook.recipes import Recipe
 from ecgbook.storage import read_safetensors, write_json
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -35,14 +36,24 @@ def test_every_rung_builds_and_classifies():
 
 
 def test_a_step_within_one_class_changes_only_what_it_is_named_for():
-    configs = [rung.build().config for rung in ladder.RUNGS[2:]]
+    configs = [rung.build().config for rung in ladder.RUNGS[2:6]]
     named = ({"bidirectional": True}, {"use_multi_branch": True}, {"use_attention": True})
     for before, after, what in zip(configs, configs[1:], named, strict=False):
         assert after == before | what and before != after
     whole = configs[-1]
-    branches, direction = (rung.build().config for rung in ladder.LEFT_OUT)
+    branches, direction, _ = (rung.build().config for rung in ladder.LEFT_OUT)
     assert branches == whole | {"use_multi_branch": False}
     assert direction == whole | {"bidirectional": False}
+
+
+def test_the_last_steps_change_only_how_the_whole_is_trained():
+    four = ladder.ROBUST
+    assert all(rung.build().config == ladder.WHOLE.build().config for rung in four.values())
+    clean, adversarial, masked, both = (rung.recipe(Recipe()) for rung in four.values())
+    assert clean == Recipe()
+    assert adversarial == Recipe(adversarial=both.adversarial) != clean
+    assert masked == Recipe(augment=both.augment) != clean
+    assert both == Recipe(augment=masked.augment, adversarial=adversarial.adversarial)
 
 
 def test_a_rung_is_compared_with_the_one_before_it_that_was_run_or_with_the_whole():
@@ -51,8 +62,8 @@ def test_a_rung_is_compared_with_the_one_before_it_that_was_run_or_with_the_whol
     assert ladder.reference(ladder.RUNGS[3], "real") is ladder.RUNGS[2]
     assert ladder.reference(ladder.RUNGS[5], "real") is ladder.RUNGS[3]
     assert ladder.reference(ladder.RUNGS[5], "fine-tuned") is ladder.RUNGS[1]
-    for rung in ladder.LEFT_OUT:
-        assert ladder.reference(rung, "synthetic") is ladder.RUNGS[-1]
+    *of_whole, of_last = (ladder.reference(rung, "synthetic") for rung in ladder.LEFT_OUT)
+    assert all(rung is ladder.WHOLE for rung in of_whole) and of_last is ladder.RUNGS[-1]
 
 
 def committed(rung, data):
@@ -83,7 +94,7 @@ def test_each_committed_change_is_that_of_two_rows_on_the_same_records(rung, dat
     _, before = committed(before, data)
     assert before["provenance"]["data_sha256"] == after["provenance"]["data_sha256"]
     compared = {"change": before}
-    if rung is ladder.RUNGS[-1]:
+    if rung is ladder.WHOLE:
         compared["change_to_baseline"] = committed(ladder.RUNGS[0], data)[1]
     for name, other in compared.items():
         for metric in ("auroc", "auprc"):
@@ -254,13 +265,13 @@ def test_a_kept_model_of_another_recipe_or_rung_is_refused(experiment, monkeypat
         bundle = bundles.Bundle(model, experiment.STEPS, np.full(5, 0.5), card)
         bundles.save(bundle, file)
 
-    keep(recipe=asdict(recipe))
+    keep(recipe=recipe.to_dict())
     found = experiment.trained_on_synthetic(CNN, 1, {}).model
     assert found.config == model.config
-    keep(recipe=asdict(replace(recipe, epochs=recipe.epochs + 1)))
+    keep(recipe=replace(recipe, epochs=recipe.epochs + 1).to_dict())
     with pytest.raises(ValueError, match="CNN baseline as it is now wanted; delete its folder"):
         experiment.trained_on_synthetic(CNN, 1, {})
-    keep(recipe=asdict(recipe))
+    keep(recipe=recipe.to_dict())
     deeper = replace(CNN, arguments={**CNN.arguments, "n_layers": 5})
     with pytest.raises(ValueError, match="another rung or recipe found"):
         experiment.trained_on_synthetic(deeper, 1, {})
@@ -297,8 +308,8 @@ def test_the_whole_minus_a_part_is_compared_with_the_whole(monkeypatch):
         return {"parameters": 1000, "ms_per_record": 1.0, "synthetic": scores}
 
     rows = {
-        ladder.RUNGS[-2].name: row(0.95),
-        ladder.RUNGS[-1].name: row(0.96, change={"auroc": [0.01, -0.002, 0.025]}),
+        ladder.RUNGS[4].name: row(0.95),
+        ladder.WHOLE.name: row(0.96, change={"auroc": [0.01, -0.002, 0.025]}),
         ladder.LEFT_OUT[0].name: row(0.94, change={"auroc": [-0.02, -0.03, -0.01]}),
         ladder.LEFT_OUT[1].name: row(0.97, change={"auroc": [0.01, 0.0, 0.02]}),
     }

@@ -1,0 +1,122 @@
+"""The experiment on robustness: its conditions, its records, and what its results file holds."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from waves import small, waves
+
+from ecgbook import data, metrics, synthetic
+from ecgbook.bundles import Bundle
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+RESULT = EXPERIMENTS / "results" / "robust.json"
+
+
+@pytest.fixture(scope="module")
+def robust():
+    """The script as a module; its folder is searched only while it is imported."""
+    names = ("robust", "ladder", "provenance")
+    sys.path.insert(0, str(EXPERIMENTS))
+    try:
+        yield importlib.import_module(names[0])
+    finally:
+        sys.path.remove(str(EXPERIMENTS))
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def bundle():
+    return Bundle(small(dropout=0.0).eval(), waves(1).preprocessing, np.full(5, 0.5), {})
+
+
+def test_seed_0_meets_every_attack_at_every_budget_and_all_seeds_the_cheap_ones(robust):
+    first, second = (set(robust.attack_plan(seed)) for seed in (0, 1))
+    every = {(name, uv) for name in robust.ATTACKS for uv in robust.EPSILON_UV}
+    assert every < first and second < first
+    assert {(name, uv) for name in ("fgsm", "pgd") for uv in robust.EPSILON_UV} < second
+    assert {(name, 25) for name in robust.ATTACKS} < second
+    assert {name for name, _ in first - every - second} == {
+        "pgd, 50 steps, 5 starts",
+        "pgd, label by label",
+    }
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd", "smooth", "lead-consistent pgd"])
+def test_attacks_in_the_plan_do_more_harm_than_noise_of_their_size(robust, bundle, name):
+    batch = waves(16).batch(range(16))
+
+    def loss(name):
+        generator = torch.Generator().manual_seed(0)
+        p = robust.under_attack(name, bundle, batch, 25, generator)
+        return -torch.where(batch["y"] > 0, p, 1 - p).log().mean().item()
+
+    assert loss("clean") < loss(name) and loss("random noise") < loss(name)
+
+
+def test_label_by_label_each_column_is_the_worst_for_its_label(robust, bundle):
+    batch = waves(16).batch(range(16))
+    joint, single = (
+        robust.under_attack(name, bundle, batch, 25, None)
+        for name in ("pgd", "pgd, label by label")
+    )
+    harm = torch.where(batch["y"] > 0, joint - single, single - joint)
+    assert harm.mean() > 0 and (harm > -1e-3).all()
+
+
+def test_chosen_records_show_the_rhythms_evenly_and_do_not_depend_on_their_order(robust):
+    records = waves(200)
+    records.y[:] = 0
+    records.y[np.arange(200), np.repeat(range(5), [120, 40, 20, 15, 5])] = 1
+    chosen = robust.choose(records, 60)
+    assert chosen.y.sum(0).tolist() == [14, 14, 14, 13, 5]
+    assert robust.choose(records, 999).names.tolist() == records.names.tolist()
+    assert len(set(chosen.names)) == 60
+
+
+def test_noise_goes_through_the_whole_preprocessing(robust):
+    record = synthetic.make_records(1, seed=3)[0]
+    steps = robust.STEPS
+    generator = torch.Generator().manual_seed(0)
+    mains = robust.prepared_noise(record.signal_mv, 500.0, "mains", 0.0, generator)
+    muscle = robust.prepared_noise(record.signal_mv, 500.0, "muscle", 0.0, generator)
+    power = [float((each**2).sum()) for each in (mains, muscle, steps(record.signal_mv, 500)[0])]
+    assert power[0] < 0.1 * power[2] and 0.2 * power[2] < power[1] < 0.9 * power[2]
+    assert not muscle[round(10 * steps.fs_hz) :].any()  # padding
+
+
+def test_disturbed_records_are_the_same_records(robust):
+    records = data.from_records(synthetic.make_records(2, seed=1), robust.STEPS)
+    raw = [(record.signal_mv, record.fs_hz) for record in synthetic.make_records(2, seed=1)]
+    for part, count in (("noise", 24), ("bands", 7)):
+        found = dict(robust.disturbed(part, records, raw))
+        assert len(found) == 1 + count and found["clean"] is records
+        for name, changed in found.items():
+            assert changed.names.tolist() == records.names.tolist()
+            assert name == "clean" or abs(changed.x - records.x).max() > 1e-3
+    low, high = (dict(robust.disturbed("noise", records, raw))[f"muscle/{db}"] for db in (-6, 24))
+    ratio = np.square(low.x - records.x).sum() / np.square(high.x - records.x).sum()
+    assert 10 * np.log10(ratio) == pytest.approx(30, abs=0.01)  # the same noise, larger
+
+
+def test_scores_are_means_over_the_seeds_that_met_a_condition(robust):
+    records = waves(40)
+    rng = np.random.default_rng(0)
+    runs = [
+        {"clean": rng.random((40, 5)).astype(np.float32), "pgd/25": rng.random((40, 5))},
+        {"clean": rng.random((40, 5)).astype(np.float32)},
+    ]
+    found = robust.scored(runs, records, [np.full(5, 0.5)] * 2)
+    each = [metrics.auroc(records.y, run["clean"]) for run in runs]
+    assert found["clean"]["auroc"]["macro"][0] == pytest.approx(np.mean(each))
+    assert found["clean"]["auroc"]["AF"][0] == pytest.approx(np.mean([e[1] for e in each]))
+    assert found["clean"]["seeds"] == 2 and found["pgd/25"]["seeds"] == 1
+    better = [{"clean": run["clean"] + records.y} for run in runs]
+    value, low, high = robust.change([{"clean": r["clean"]} for r in runs], better, records)[
+        "clean"
+    ]
+    assert value == pytest.approx(1 - np.mean(each)) and 0 < low < value < high
