@@ -10,13 +10,16 @@ import numpy as np
 import torch
 
 from . import bundles, evaluation, models, physionet, splits, synthetic
+from .adversarial import ATTACKS, AdversarialTraining
+from .augment import FrequencyMask
 from .data import ECGDataset, from_folder, from_records
 from .labels import POLICIES, RHYTHMS
 from .ladder import interval
 from .preprocessing import Preprocessing
+from .recipes import Recipe
 from .records import read_record
 from .storage import write_json
-from .training import Recipe, fingerprint, fit
+from .training import fingerprint, fit
 
 MODELS = {
     "cnn": (models.CNNBaseline, models.PRESETS),
@@ -91,6 +94,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed; default: no"
     )
+    train.add_argument(
+        "--adversarial", choices=ATTACKS, help="attack every batch; by default none is"
+    )
+    train.add_argument(
+        "--epsilon-mv", type=float, default=0.025, help="budget of the attack; default: 0.025"
+    )
+    train.add_argument(
+        "--frequency-mask", action="store_true", help="remove random bands of frequencies"
+    )
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="score a trained model")
@@ -139,6 +151,8 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    preprocessing = models.PREPROCESSING[options.preset]
+    attack = options.adversarial and AdversarialTraining(options.adversarial, options.epsilon_mv)
     recipe = Recipe(
         epochs=options.epochs,
         batch_size=options.batch_size,
@@ -147,8 +161,10 @@ def _train(options: argparse.Namespace) -> None:
         positive_weight=options.positive_weight,
         precision=options.precision,
         seed=options.seed,
+        augment=(FrequencyMask(preprocessing.fs_hz),) if options.frequency_mask else (),
+        adversarial=attack,
     )
-    dataset = _dataset(options, models.PREPROCESSING[options.preset])
+    dataset = _dataset(options, preprocessing)
     train, valid, _ = splits.split_by_patient(dataset, seed=options.seed)
     torch.manual_seed(options.seed)
     cls, presets = MODELS[options.model]

@@ -52,6 +52,18 @@ def test_every_model_of_the_book_can_be_trained(tmp_path, capsys):
         main(["train", "--model", "transformer"])
 
 
+def test_training_can_attack_and_mask_its_records(tmp_path):
+    robust = ["--adversarial", "n-fgsm", "--epsilon-mv", "0.01", "--frequency-mask"]
+    assert main(["train", *SMALL, *robust, "--out", str(tmp_path)]) == 0
+    recipe = json.loads((tmp_path / "training.json").read_text())["recipe"]
+    assert (recipe["adversarial"]["attack"], recipe["adversarial"]["epsilon_mv"]) == (
+        "n-fgsm",
+        0.01,
+    )
+    assert [one["transform"] for one in recipe["augment"]] == ["FrequencyMask"]
+    assert main(["train", *SMALL, *robust[:2], "--epsilon-mv", "0", "--out", str(tmp_path)]) == 1
+
+
 def test_predict_prints_what_the_bundle_says_of_a_record(trained, tmp_path, capsys):
     made = make_records(1, seed=4, mix={"AF": 1})[0]
     wfdb.wrsamp(
