@@ -10,14 +10,15 @@ of the synthetic test part, and some real ones that no model has seen, drawn so 
 are as frequent as can be. Hence their scores are not those of the ladder.
 
 Attacks raise the loss of all trusted labels together, within a budget for every sample of every
-lead, before the model's scaling. Seed 0 meets every attack at every budget, the other seeds the
-cheaper ones at all and the others at 25 µV. Only seed 0 meets the strongest: PGD of 50 steps from
-5 random starts, and PGD on one label at a time.
+lead, before the model's scaling. Only seed 0, on synthetic records, meets the strongest: PGD of 50
+steps from 5 random starts, and PGD on one label at a time.
 
 Noise is made at the rate of the record as it was sampled, at a ratio to its power between 0.5 and
 40 Hz, and goes through the whole preprocessing. Bands are removed from the prepared signal.
 
-Each run, one model with one seed, leaves its probabilities in runs/robust; it is not repeated.
+Each run, one model with one seed, leaves its probabilities in runs/robust, after every attack;
+what is there is not repeated. What all models met with a seed is scored, and the file says under
+how many seeds. Attacks come in the order of `attack_plan`, the most telling first.
 Intervals: 1,000 bootstrap draws over patients for each seed; value and bounds are averaged over
 the seeds. Differences to the clean model are those of one seed on the same records, with the same
 draws for both.
@@ -58,9 +59,17 @@ EPSILON_UV = (5, 10, 25, 50, 100)
 CHECKED_UV = 25  # the budget of training, and of the strongest attacks
 SNR_DB = (-6, 0, 6, 12, 18, 24)
 BANDS_HZ = ((0.5, 2), (2, 4), (4, 6), (6, 9), (9, 13), (13, 20), (20, 40))
-N_ATTACKED, N_DISTURBED = 96, 300
+N_ATTACKED, N_DISTURBED = 48, 150
 BATCH = 32
 PARTS = ("attacks", "noise", "bands")
+COMPARED = (
+    ("adversarial", "clean", "change"),
+    ("masked", "clean", "change"),
+    ("both", "clean", "change"),
+    ("both", "adversarial", "change_to_adversarial"),
+)
+"""A model, the one it is compared with, and what the file calls the difference."""
+
 
 ATTACKS = {
     "fgsm": attacks.fgsm,
@@ -69,18 +78,25 @@ ATTACKS = {
     "smooth": partial(attacks.smooth, fs_hz=STEPS.fs_hz, steps=20),
     "lead-consistent pgd": partial(attacks.pgd, steps=20, lead_consistent=True),
 }
-CHEAP = ("fgsm", "pgd")
 
 
-def attack_plan(seed: int) -> list[tuple[str, int]]:
-    """List the attacks and budgets in µV that the models of a seed meet."""
-    plan = [("clean", 0)] + [("random noise", uv) for uv in EPSILON_UV]
-    for name in ATTACKS:
-        every = seed == SEEDS[0] or name in CHEAP
-        plan += [(name, uv) for uv in (EPSILON_UV if every else (CHECKED_UV,))]
-    if seed == SEEDS[0]:
-        plan += [("pgd, 50 steps, 5 starts", CHECKED_UV), ("pgd, label by label", CHECKED_UV)]
-    return plan
+def attack_plan(seed: int, source: str) -> list[list[tuple[str, int]]]:
+    """List the attacks and budgets in µV that the models of a seed meet, in order of urgency."""
+    strong = [("pgd, 50 steps, 5 starts", CHECKED_UV), ("pgd, label by label", CHECKED_UV)]
+    return [
+        [("clean", 0)]
+        + [("random noise", uv) for uv in EPSILON_UV]
+        + [("fgsm", uv) for uv in EPSILON_UV]
+        + [(name, CHECKED_UV) for name in ATTACKS if name != "fgsm"],
+        [("pgd", uv) for uv in EPSILON_UV if uv != CHECKED_UV],
+        strong if seed == SEEDS[0] and source == "synthetic" else [],
+        [
+            (name, uv)
+            for name in ATTACKS
+            for uv in EPSILON_UV
+            if name not in ("fgsm", "pgd") and uv != CHECKED_UV
+        ],
+    ]
 
 
 def under_attack(name: str, bundle: Bundle, batch: dict, uv: int, generator) -> torch.Tensor:
@@ -108,20 +124,20 @@ def under_attack(name: str, bundle: Bundle, batch: dict, uv: int, generator) -> 
     return probabilities(ATTACKS[name](model, x, y, epsilon_mv, mask, y_mask=y_mask))
 
 
-def attacked(bundle: Bundle, records: ECGDataset, seed: int) -> dict[str, np.ndarray]:
-    """Return the probabilities under every attack of the plan, by its name and budget."""
-    found = {}
-    for name, uv in tqdm(attack_plan(seed), desc="attacks", leave=False):
+def attacked(
+    bundle: Bundle, records: ECGDataset, seed: int, plan: list[tuple[str, int]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the probabilities under every attack of a plan, with its name and budget."""
+    for name, uv in tqdm(plan, desc="attacks", leave=False):
         generator = torch.Generator().manual_seed(seed)
         parts = [
             under_attack(name, bundle, trim(batch), uv, generator)
             for batch in records.loader(BATCH)
         ]
-        found[key(name, uv)] = torch.cat(parts).numpy()
-    return found
+        yield key(name, uv), torch.cat(parts).numpy()
 
 
-def key(name: str, size) -> str:
+def key(name: str, size: object) -> str:
     """Name a condition, such as ``pgd/25``."""
     return name if name == "clean" else f"{name}/{size}"
 
@@ -196,35 +212,46 @@ def run_file(source: str, part: str, model: str, seed: int) -> Path:
     return RUNS / f"{source}-{part}-{model}-{seed}.safetensors"
 
 
-def task(part: str, bundle: Bundle, seed: int, sha256: str) -> dict:
+def task(bundle: Bundle, sha256: str) -> dict:
     """Say what a run does, as its file does: a run of another task is not reused."""
-    conditions = {
-        "attacks": [list(each) for each in attack_plan(seed)],
-        "noise": [list(snr.KINDS), list(SNR_DB)],
-        "bands": [list(band) for band in BANDS_HZ],
-    }
     return {
-        "conditions": conditions[part],
         "recipe": bundle.card["recipe"],
         "valid_auroc": [row["valid_auroc"] for row in bundle.card["epochs"]],
         "data_sha256": sha256,
     }
 
 
-def finished(file: Path, wanted: dict) -> dict[str, np.ndarray] | None:
-    """Return the probabilities of a run by condition; None if it is not there."""
+def stored(file: Path, wanted: dict) -> dict[str, np.ndarray]:
+    """Return the probabilities that a run has left, by condition; none if it had another task."""
     if not file.is_file():
-        return None
+        return {}
     tensors, header = read_safetensors(file)
     if header["task"] != wanted:
-        return None
+        return {}
     return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def in_common(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Leave of every model's runs, one a seed, the conditions that all models met with the seed."""
+    met = [set.intersection(*map(set, of_seed)) for of_seed in zip(*runs.values(), strict=True)]
+    return {
+        name: [
+            {condition: run[condition] for condition in run if condition in common}
+            for run, common in zip(each, met, strict=True)
+        ]
+        for name, each in runs.items()
+    }
+
+
+def conditions(runs: list[dict[str, np.ndarray]]) -> list[str]:
+    """List the conditions that one seed at least has met, in the order of the first."""
+    return list(dict.fromkeys(name for run in runs for name in run))
 
 
 def scored(runs: list[dict[str, np.ndarray]], records: ECGDataset, thresholds: list) -> dict:
     """Score every condition: the mean over the seeds that met it."""
     found = {}
-    for name in runs[0]:
+    for name in conditions(runs):
         entries = []
         for run, limits in zip(runs, thresholds, strict=True):
             if name in run:
@@ -249,10 +276,10 @@ def scored(runs: list[dict[str, np.ndarray]], records: ECGDataset, thresholds: l
     return found
 
 
-def change(clean: list[dict], other: list[dict], records: ECGDataset) -> dict:
-    """Compare two models under every condition: macro-AUROC, the mean over the seeds."""
+def change(before: list[dict], after: list[dict], records: ECGDataset) -> dict:
+    """Compare a model with the first under every condition: macro-AUROC, mean over the seeds."""
     found = {}
-    for name in clean[0]:
+    for name in conditions(before):
         pairs = [
             paired_bootstrap(
                 metrics.auroc,
@@ -263,7 +290,7 @@ def change(clean: list[dict], other: list[dict], records: ECGDataset) -> dict:
                 mask=records.y_mask,
                 average=True,
             )
-            for a, b in zip(clean, other, strict=True)
+            for a, b in zip(before, after, strict=True)
             if name in a
         ]
         found[name] = ladder_runs.average([[pair.value, pair.low, pair.high] for pair in pairs])
@@ -271,57 +298,60 @@ def change(clean: list[dict], other: list[dict], records: ECGDataset) -> dict:
 
 
 def write_results(sources: list[str]) -> None:
-    """Score the runs of every kind of records of which none is missing, and write them."""
-    stored = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    """Score the runs on each kind of records and write them, with how the models were trained."""
+    results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    models = {
+        name: [ladder_runs.trained_on_synthetic(rung, seed, {}) for seed in SEEDS]
+        for name, rung in ladder.ROBUST.items()
+    }
     for source in sources:
-        models = {
-            name: [ladder_runs.trained_on_synthetic(rung, seed, {}) for seed in SEEDS]
-            for name, rung in ladder.ROBUST.items()
-        }
-        every = {}
         for part in PARTS:
             records = test_records(source, part)
             sha256 = fingerprint(records)
             runs = {
                 name: [
-                    finished(run_file(source, part, name, s), task(part, bundle, s, sha256))
-                    for s, bundle in zip(SEEDS, bundles, strict=True)
+                    stored(run_file(source, part, name, seed), task(bundle, sha256))
+                    for seed, bundle in zip(SEEDS, bundles, strict=True)
                 ]
                 for name, bundles in models.items()
             }
-            if any(run is None for each in runs.values() for run in each):
-                print(f"{source}, {part}: not written, some runs are missing")
+            runs = in_common(runs)
+            if not any(runs["clean"]):
+                print(f"{source}, {part}: not written, no seed was run with every model")
                 continue
-            results = {
-                name: scored(each, records, [bundle.thresholds for bundle in models[name]])
-                for name, each in runs.items()
-            }
-            for name in results:
-                if name != "clean":
-                    found = change(runs["clean"], runs[name], records)
-                    for condition, values in found.items():
-                        results[name][condition]["change"] = values
-            every[part] = {
+            results.setdefault(source, {})[part] = {
                 "records": len(records),
                 "positives": dict(
                     zip(RHYTHMS, (records.y * records.y_mask).sum(0).astype(int), strict=True)
                 ),
-                "models": results,
+                "models": compared(
+                    runs, records, {name: [b.thresholds for b in models[name]] for name in models}
+                ),
                 "provenance": provenance(
                     f"python experiments/robust.py --parts {part} --data {source}",
                     data_sha256=sha256,
-                    seeds=len(SEEDS),
+                    seeds=sum(map(bool, runs["clean"])),
                 ),
             }
-        stored[source] = stored.get(source, {}) | every
-    stored["training"] = {
+    results["training"] = {
         name: {
             "recipe": bundles[0].card["recipe"],
             "epochs": [bundle.card["epochs"] for bundle in bundles],
         }
         for name, bundles in models.items()
     }
-    print(write_json(RESULT, stored))
+    print(write_json(RESULT, results))
+
+
+def compared(
+    runs: dict[str, list[dict]], records: ECGDataset, thresholds: dict[str, list]
+) -> dict[str, dict]:
+    """Score every model under every condition, with its changes to those it is compared with."""
+    results = {name: scored(each, records, thresholds[name]) for name, each in runs.items()}
+    for name, reference, says in COMPARED:
+        for condition, values in change(runs[reference], runs[name], records).items():
+            results[name][condition][says] = values
+    return results
 
 
 def test_records(source: str, part: str) -> ECGDataset:
@@ -352,25 +382,41 @@ def main() -> None:
         for part in options.parts if models else ():
             records = test_records(source, part)
             sha256 = fingerprint(records)
-            tasks = {each: task(part, models[each], each[1], sha256) for each in models}
-            left = [e for e in models if finished(run_file(source, part, *e), tasks[e]) is None]
-            if not left:
-                continue
             if part == "attacks":
-                for name, seed in left:
-                    print(f"{source}, {part}: {name}, seed {seed}", flush=True)
-                    found = attacked(models[name, seed], records, seed)
-                    store(run_file(source, part, name, seed), found, tasks[name, seed])
-                continue
-            found = {each: {} for each in left}
-            raw = raw_signals(source, records) if part == "noise" else []
-            for condition, changed in disturbed(part, records, raw):
-                print(f"{source}, {part}: {condition}", flush=True)
-                for each in left:
-                    found[each][condition] = evaluation.predict(models[each].model, changed)
-            for each in left:
-                store(run_file(source, part, *each), found[each], tasks[each])
+                attack_all(models, source, records, sha256)
+            else:
+                disturb_all(models, source, part, records, sha256)
     write_results(list(options.data))
+
+
+def attack_all(models: dict, source: str, records: ECGDataset, sha256: str) -> None:
+    """Attack models by name and seed; store after every attack."""
+    for step in range(len(attack_plan(SEEDS[0], source))):
+        for (name, seed), bundle in models.items():
+            file, about = run_file(source, "attacks", name, seed), task(bundle, sha256)
+            found = stored(file, about)
+            plan = attack_plan(seed, source)[step]
+            left = [each for each in plan if key(*each) not in found]
+            print(f"{source}, attacks: {name}, seed {seed}, {len(left)} left", flush=True)
+            for condition, probabilities in attacked(bundle, records, seed, left):
+                found[condition] = probabilities
+                store(file, found, about)
+
+
+def disturb_all(models: dict, source: str, part: str, records: ECGDataset, sha256: str) -> None:
+    """Predict disturbed records with models by name and seed; store when all is done."""
+    files = {each: run_file(source, part, *each) for each in models}
+    tasks = {each: task(bundle, sha256) for each, bundle in models.items()}
+    found = {each: {} for each in models if not stored(files[each], tasks[each])}
+    if not found:
+        return
+    raw = raw_signals(source, records) if part == "noise" else []
+    for condition, changed in disturbed(part, records, raw):
+        print(f"{source}, {part}: {condition}", flush=True)
+        for each in found:
+            found[each][condition] = evaluation.predict(models[each].model, changed)
+    for each in found:
+        store(files[each], found[each], tasks[each])
 
 
 def store(file: Path, found: dict[str, np.ndarray], about: dict) -> None:

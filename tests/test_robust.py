@@ -34,15 +34,54 @@ def bundle():
     return Bundle(small(dropout=0.0).eval(), waves(1).preprocessing, np.full(5, 0.5), {})
 
 
-def test_seed_0_meets_every_attack_at_every_budget_and_all_seeds_the_cheap_ones(robust):
-    first, second = (set(robust.attack_plan(seed)) for seed in (0, 1))
-    every = {(name, uv) for name in robust.ATTACKS for uv in robust.EPSILON_UV}
-    assert every < first and second < first
-    assert {(name, uv) for name in ("fgsm", "pgd") for uv in robust.EPSILON_UV} < second
-    assert {(name, 25) for name in robust.ATTACKS} < second
-    assert {name for name, _ in first - every - second} == {
-        "pgd, 50 steps, 5 starts",
-        "pgd, label by label",
+def test_all_seeds_meet_every_attack_at_every_budget_and_seed_0_the_strongest(robust):
+    def plan(seed, source):
+        return [each for step in robust.attack_plan(seed, source) for each in step]
+
+    every = {("clean", 0)} | {
+        (name, uv) for name in ("random noise", *robust.ATTACKS) for uv in robust.EPSILON_UV
+    }
+    for seed, source in ((1, "synthetic"), (0, "real"), (2, "real")):
+        assert len(plan(seed, source)) == len(every) and set(plan(seed, source)) == every
+    assert set(plan(0, "synthetic")) - every == {
+        ("pgd, 50 steps, 5 starts", 25),
+        ("pgd, label by label", 25),
+    }
+
+
+def test_attacks_are_stored_one_by_one_and_not_repeated(robust, bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(robust, "RUNS", tmp_path)
+    monkeypatch.setattr(robust, "attack_plan", lambda seed, source: [[("clean", 0)], PLAN])
+    bundle.card.update(recipe={}, epochs=[])
+    PLAN = [("random noise", 25), ("fgsm", 25)]
+    met = []
+
+    def under_attack(name, *_):
+        met.append(name)
+        if len(met) == 3:
+            raise KeyboardInterrupt
+        return torch.zeros(4, 5)
+
+    monkeypatch.setattr(robust, "under_attack", under_attack)
+    models, records = {("clean", 0): bundle}, waves(4)
+    with pytest.raises(KeyboardInterrupt):
+        robust.attack_all(models, "synthetic", records, "sha")
+    robust.attack_all(models, "synthetic", records, "sha")
+    assert met == ["clean", "random noise", "fgsm", "fgsm"]
+    file = robust.run_file("synthetic", "attacks", "clean", 0)
+    found = robust.stored(file, robust.task(bundle, "sha"))
+    assert set(found) == {"clean", "random noise/25", "fgsm/25"}
+    assert robust.stored(file, robust.task(bundle, "other records")) == {}
+
+
+def test_models_are_compared_under_what_all_of_them_met_with_a_seed(robust):
+    runs = {
+        "clean": [{"clean": 0, "pgd/25": 1}, {"clean": 2}],
+        "both": [{"clean": 3, "pgd/25": 4, "fgsm/5": 5}, {}],
+    }
+    assert robust.in_common(runs) == {
+        "clean": [{"clean": 0, "pgd/25": 1}, {}],
+        "both": [{"clean": 3, "pgd/25": 4}, {}],
     }
 
 
