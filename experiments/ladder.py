@@ -105,8 +105,10 @@ def trained_on_synthetic(
     recipe = recipe_of(rung, "synthetic", seed)
     if not file.is_file():
         parts = parts if "train" in parts else load("synthetic")
+        start = rung.start and trained_on_synthetic(rung.start, seed, parts).model
         torch.manual_seed(seed)
-        fit(rung.build(), parts["train"], parts["valid"], recipe, file.parent, True, progress=False)
+        model = start or rung.build()
+        fit(model, parts["train"], parts["valid"], recipe, file.parent, True, progress=False)
     bundle = bundles.load(file)
     if bundle.model.config != rung.build().config or bundle.card["recipe"] != recipe.to_dict():
         raise ValueError(
@@ -154,8 +156,8 @@ def task(rung: ladder.Rung, source: str, seed: int, data_sha256: str) -> dict:
         "recipe": recipe_of(rung, source, seed).to_dict(),
         "data_sha256": data_sha256,
     }
-    if source == "fine-tuned":
-        about["pretraining"] = recipe_of(rung, "synthetic", seed).to_dict()
+    if start := rung if source == "fine-tuned" else rung.start:
+        about["pretraining"] = recipe_of(start, "synthetic", seed).to_dict()
     return about
 
 
