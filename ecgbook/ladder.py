@@ -63,7 +63,7 @@ _MAMBA2 = {
 }
 _FULL = {**_MAMBA2, "use_multi_branch": True, "use_attention": True}
 _FURTHER = {"epochs": 6, "learning_rate": 1e-3}
-_ATTACKED = {"adversarial": AdversarialTraining("fgsm", epsilon_mv=0.025)}
+_ATTACKED = {"adversarial": AdversarialTraining("pgd", epsilon_mv=0.025, steps=2)}
 _MASKED = {"augment": (FrequencyMask(models.PREPROCESSING["tutorial"].fs_hz),)}
 
 WHOLE = Rung("self-attention", 9, models.EnhancedECGMamba2, _FULL)
