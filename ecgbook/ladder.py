@@ -110,6 +110,13 @@ ROBUST: dict[str, Rung] = {
 }
 """The four ways to train the whole further that chapters 11 and 12 compare; epochs are equal."""
 
+ATTACK_CHOICE: dict[str, Rung] = {
+    "FGSM": _further("attacked by FGSM", 11, adversarial=AdversarialTraining("fgsm")),
+    "N-FGSM": _further("attacked by N-FGSM", 11, adversarial=AdversarialTraining("n-fgsm")),
+    "PGD, 2 steps": RUNGS[6],
+}
+"""The attacks that were tried for the row of adversarial training, which took the last."""
+
 ROWS: dict[str, tuple[int, ...]] = {
     "synthetic": tuple(range(len(RUNGS))),
     "real": (0, 1, 2, 3, 5),

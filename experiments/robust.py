@@ -28,39 +28,30 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import ladder as ladder_runs
 import numpy as np
 import torch
+from disturbances import ATTACKS, attacked, choose, disturbed, key, raw_signals
 from provenance import provenance
-from tqdm import tqdm
 
-from ecgbook import attacks, data, evaluation, ladder, metrics, snr, spectrum, synthetic
-from ecgbook.batching import trim
+from ecgbook import evaluation, ladder, metrics
 from ecgbook.bootstrap import bootstrap, paired_bootstrap
 from ecgbook.bundles import Bundle
 from ecgbook.data import ECGDataset
 from ecgbook.labels import RHYTHMS
-from ecgbook.preprocessing import Preprocessing
-from ecgbook.records import read_record
 from ecgbook.storage import read_safetensors, write_json, write_safetensors
 from ecgbook.training import fingerprint
 
 HERE = Path(__file__).resolve().parent
 RESULT = HERE / "results" / "robust.json"
 RUNS = HERE.parent / "runs" / "robust"
-STEPS = ladder_runs.STEPS
 SEEDS = ladder_runs.SEEDS
 EPSILON_UV = (5, 10, 25, 50, 100)
 CHECKED_UV = 25  # the budget of training, and of the strongest attacks
-SNR_DB = (-6, 0, 6, 12, 18, 24)
-BANDS_HZ = ((0.5, 2), (2, 4), (4, 6), (6, 9), (9, 13), (13, 20), (20, 40))
 N_ATTACKED, N_DISTURBED = 48, 150
-BATCH = 32
 PARTS = ("attacks", "noise", "bands")
 COMPARED = (
     ("adversarial", "clean", "change"),
@@ -69,15 +60,6 @@ COMPARED = (
     ("both", "adversarial", "change_to_adversarial"),
 )
 """A model, the one it is compared with, and what the file calls the difference."""
-
-
-ATTACKS = {
-    "fgsm": attacks.fgsm,
-    "pgd": partial(attacks.pgd, steps=20),
-    "apgd": partial(attacks.apgd, steps=20),
-    "smooth": partial(attacks.smooth, fs_hz=STEPS.fs_hz, steps=20),
-    "lead-consistent pgd": partial(attacks.pgd, steps=20, lead_consistent=True),
-}
 
 
 def attack_plan(seed: int, source: str) -> list[list[tuple[str, int]]]:
@@ -97,114 +79,6 @@ def attack_plan(seed: int, source: str) -> list[list[tuple[str, int]]]:
             if name not in ("fgsm", "pgd") and uv != CHECKED_UV
         ],
     ]
-
-
-def under_attack(name: str, bundle: Bundle, batch: dict, uv: int, generator) -> torch.Tensor:
-    """Return the probabilities under one attack, shape (batch, n_classes)."""
-    model, epsilon_mv = bundle.model, uv / 1000
-    x, y, mask, y_mask = (batch[key] for key in ("x", "y", "mask", "y_mask"))
-
-    def probabilities(signal: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return torch.sigmoid(model(signal, mask))
-
-    if name == "clean":
-        return probabilities(x)
-    if name == "random noise":
-        return probabilities(attacks.random_noise(x, epsilon_mv, mask, generator))
-    if name == "pgd, label by label":
-        worst = [
-            attacks.pgd(model, x, y, epsilon_mv, mask, y_mask=y_mask, target=k, steps=20)
-            for k in range(len(RHYTHMS))
-        ]
-        return torch.stack([probabilities(each)[:, k] for k, each in enumerate(worst)], 1)
-    if name == "pgd, 50 steps, 5 starts":
-        options = {"steps": 50, "restarts": 5, "generator": generator}
-        return probabilities(attacks.pgd(model, x, y, epsilon_mv, mask, y_mask=y_mask, **options))
-    return probabilities(ATTACKS[name](model, x, y, epsilon_mv, mask, y_mask=y_mask))
-
-
-def attacked(
-    bundle: Bundle, records: ECGDataset, seed: int, plan: list[tuple[str, int]]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the probabilities under every attack of a plan, with its name and budget."""
-    for name, uv in tqdm(plan, desc="attacks", leave=False):
-        generator = torch.Generator().manual_seed(seed)
-        parts = [
-            under_attack(name, bundle, trim(batch), uv, generator)
-            for batch in records.loader(BATCH)
-        ]
-        yield key(name, uv), torch.cat(parts).numpy()
-
-
-def key(name: str, size: object) -> str:
-    """Name a condition, such as ``pgd/25``."""
-    return name if name == "clean" else f"{name}/{size}"
-
-
-def disturbed(
-    part: str, records: ECGDataset, raw: list[tuple[np.ndarray, float]]
-) -> Iterator[tuple[str, ECGDataset]]:
-    """Yield every condition of a part with the records in it."""
-    yield "clean", records
-    if part == "bands":
-        for low, high in BANDS_HZ:
-            batch = records.batch(range(len(records)))
-            x = spectrum.remove_band(batch["x"], STEPS.fs_hz, low, high, batch["mask"])
-            yield key("without", f"{low:g}-{high:g}"), replace(records, x=x.numpy())
-        return
-    for kind in snr.KINDS:
-        for snr_db in SNR_DB:
-            generator = torch.Generator().manual_seed(1)  # the same noise, larger and smaller
-            added = [prepared_noise(*each, kind, snr_db, generator) for each in raw]
-            yield key(kind, snr_db), replace(records, x=np.asarray(records.x) + np.stack(added))
-
-
-def prepared_noise(
-    signal_mv: np.ndarray, fs_hz: float, kind: str, snr_db: float, generator
-) -> np.ndarray:
-    """Return what noise on a record leaves after the preprocessing, shape (n_samples, 12).
-
-    The preprocessing is linear: this and the prepared record add up to the prepared sum.
-    """
-    x = torch.from_numpy(signal_mv)[None]
-    noise = snr.add_noise(x, kind, snr_db, fs_hz, generator=generator) - x
-    return STEPS(noise[0].numpy(), fs_hz)[0]
-
-
-def raw_signals(source: str, records: ECGDataset) -> list[tuple[np.ndarray, float]]:
-    """Return the middle of every record at its own rate, between 0.5 and 40 Hz, and that rate."""
-    if source == "synthetic":
-        seed = ladder_runs.synthetic_seed("test")
-        made = synthetic.make_records(ladder_runs.N_SYNTHETIC["test"], seed=seed)
-        found = {record.name: record for record in made}
-        chosen = [found[name] for name in records.names]
-    else:
-        chosen = [read_record(data.data_folder() / f"{name}.hea") for name in records.names]
-    signals = []
-    for record in chosen:
-        wanted_s = STEPS.n_samples / STEPS.fs_hz + 4  # the window, and filters swing in outside
-        n = min(len(record.signal_mv), round(wanted_s * record.fs_hz))
-        start = (len(record.signal_mv) - n) // 2
-        band = Preprocessing(record.fs_hz, n, STEPS.band_hz)
-        middle = record.signal_mv[start : start + n]
-        signals.append((band(middle, record.fs_hz)[0], record.fs_hz))
-    return signals
-
-
-def choose(records: ECGDataset, n: int, seed: int = 0) -> ECGDataset:
-    """Draw n records: the next one always shows the rhythm that has been shown least."""
-    order = np.random.default_rng(seed).permutation(len(records))
-    shown = (records.y * records.y_mask)[order] > 0
-    free, chosen = np.ones(len(order), dtype=bool), []
-    while len(chosen) < min(n, len(order)):
-        counts = shown[chosen].sum(0)
-        left = (shown & free[:, None]).any(0)
-        wanted = np.where(left, counts, np.inf).argmin()
-        at = int(np.flatnonzero(free & (shown[:, wanted] if left.any() else True))[0])
-        free[at] = False
-        chosen.append(at)
-    return records.subset(np.sort(order[chosen]))
 
 
 def run_file(source: str, part: str, model: str, seed: int) -> Path:
@@ -229,6 +103,23 @@ def stored(file: Path, wanted: dict) -> dict[str, np.ndarray]:
     if header["task"] != wanted:
         return {}
     return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def command(source: str, part: str) -> str:
+    """Say how to make the runs of a part again."""
+    return f"python experiments/robust.py --parts {part} --data {source}"
+
+
+def made_with(source: str, part: str) -> dict:
+    """Return the provenance of a part's runs, which may come from different days."""
+    headers = [
+        read_safetensors(file)[1]["provenance"]
+        for name in ladder.ROBUST
+        for seed in SEEDS
+        if (file := run_file(source, part, name, seed)).is_file()
+    ]
+    merged = {k: ", ".join(sorted({h[k] for h in headers})) for k in ("commit", "date")}
+    return headers[0] | merged | {"seeds": len(SEEDS)}
 
 
 def in_common(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:
@@ -327,11 +218,7 @@ def write_results(sources: list[str]) -> None:
                 "models": compared(
                     runs, records, {name: [b.thresholds for b in models[name]] for name in models}
                 ),
-                "provenance": provenance(
-                    f"python experiments/robust.py --parts {part} --data {source}",
-                    data_sha256=sha256,
-                    seeds=sum(map(bool, runs["clean"])),
-                ),
+                "provenance": made_with(source, part),
             }
     results["training"] = {
         name: {
@@ -391,6 +278,7 @@ def main() -> None:
 
 def attack_all(models: dict, source: str, records: ECGDataset, sha256: str) -> None:
     """Attack models by name and seed; store after every attack."""
+    made_by = provenance(command(source, "attacks"), data_sha256=sha256)
     for step in range(len(attack_plan(SEEDS[0], source))):
         for (name, seed), bundle in models.items():
             file, about = run_file(source, "attacks", name, seed), task(bundle, sha256)
@@ -400,11 +288,12 @@ def attack_all(models: dict, source: str, records: ECGDataset, sha256: str) -> N
             print(f"{source}, attacks: {name}, seed {seed}, {len(left)} left", flush=True)
             for condition, probabilities in attacked(bundle, records, seed, left):
                 found[condition] = probabilities
-                store(file, found, about)
+                store(file, found, about, made_by)
 
 
 def disturb_all(models: dict, source: str, part: str, records: ECGDataset, sha256: str) -> None:
     """Predict disturbed records with models by name and seed; store when all is done."""
+    made_by = provenance(command(source, part), data_sha256=sha256)
     files = {each: run_file(source, part, *each) for each in models}
     tasks = {each: task(bundle, sha256) for each, bundle in models.items()}
     found = {each: {} for each in models if not stored(files[each], tasks[each])}
@@ -416,13 +305,13 @@ def disturb_all(models: dict, source: str, part: str, records: ECGDataset, sha25
         for each in found:
             found[each][condition] = evaluation.predict(models[each].model, changed)
     for each in found:
-        store(files[each], found[each], tasks[each])
+        store(files[each], found[each], tasks[each], made_by)
 
 
-def store(file: Path, found: dict[str, np.ndarray], about: dict) -> None:
+def store(file: Path, found: dict[str, np.ndarray], about: dict, made_by: dict) -> None:
     """Write the probabilities of a run."""
     tensors = {name: torch.from_numpy(values) for name, values in found.items()}
-    write_safetensors(file, tensors, {"task": about})
+    write_safetensors(file, tensors, {"task": about, "provenance": made_by})
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ def test_what_is_no_model_is_refused(tmp_path):
     path = storage.write_safetensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
     with pytest.raises(ValueError, match="model None found, a model of ecgbook wanted"):
         bundles.load(path)
-    with pytest.raises(FileNotFoundError, match="tutoral: no such file; .* the book: tutorial, robust"):
+    with pytest.raises(
+        FileNotFoundError, match="tutoral: no such file; .* the book: tutorial, robust"
+    ):
         bundles.load("tutoral")
 
 

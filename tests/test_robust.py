@@ -19,7 +19,7 @@ RESULT = EXPERIMENTS / "results" / "robust.json"
 @pytest.fixture(scope="module")
 def robust():
     """The script as a module; its folder is searched only while it is imported."""
-    names = ("robust", "ladder", "provenance")
+    names = ("robust", "disturbances", "ladder", "provenance")
     sys.path.insert(0, str(EXPERIMENTS))
     try:
         yield importlib.import_module(names[0])
@@ -27,6 +27,11 @@ def robust():
         sys.path.remove(str(EXPERIMENTS))
         for name in names:
             sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def disturbances(robust):
+    return sys.modules["disturbances"]
 
 
 @pytest.fixture
@@ -49,7 +54,9 @@ def test_all_seeds_meet_every_attack_at_every_budget_and_seed_0_the_strongest(ro
     }
 
 
-def test_attacks_are_stored_one_by_one_and_not_repeated(robust, bundle, tmp_path, monkeypatch):
+def test_attacks_are_stored_one_by_one_and_not_repeated(
+    robust, disturbances, bundle, tmp_path, monkeypatch
+):
     monkeypatch.setattr(robust, "RUNS", tmp_path)
     monkeypatch.setattr(robust, "attack_plan", lambda seed, source: [[("clean", 0)], PLAN])
     bundle.card.update(recipe={}, epochs=[])
@@ -62,7 +69,7 @@ def test_attacks_are_stored_one_by_one_and_not_repeated(robust, bundle, tmp_path
             raise KeyboardInterrupt
         return torch.zeros(4, 5)
 
-    monkeypatch.setattr(robust, "under_attack", under_attack)
+    monkeypatch.setattr(disturbances, "under_attack", under_attack)
     models, records = {("clean", 0): bundle}, waves(4)
     with pytest.raises(KeyboardInterrupt):
         robust.attack_all(models, "synthetic", records, "sha")
@@ -86,21 +93,21 @@ def test_models_are_compared_under_what_all_of_them_met_with_a_seed(robust):
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd", "smooth", "lead-consistent pgd"])
-def test_attacks_in_the_plan_do_more_harm_than_noise_of_their_size(robust, bundle, name):
+def test_attacks_in_the_plan_do_more_harm_than_noise_of_their_size(disturbances, bundle, name):
     batch = waves(16).batch(range(16))
 
     def loss(name):
         generator = torch.Generator().manual_seed(0)
-        p = robust.under_attack(name, bundle, batch, 25, generator)
+        p = disturbances.under_attack(name, bundle, batch, 25, generator)
         return -torch.where(batch["y"] > 0, p, 1 - p).log().mean().item()
 
     assert loss("clean") < loss(name) and loss("random noise") < loss(name)
 
 
-def test_label_by_label_each_column_is_the_worst_for_its_label(robust, bundle):
+def test_label_by_label_each_column_is_the_worst_for_its_label(disturbances, bundle):
     batch = waves(16).batch(range(16))
     joint, single = (
-        robust.under_attack(name, bundle, batch, 25, None)
+        disturbances.under_attack(name, bundle, batch, 25, None)
         for name in ("pgd", "pgd, label by label")
     )
     harm = torch.where(batch["y"] > 0, joint - single, single - joint)
@@ -117,19 +124,19 @@ def test_chosen_records_show_the_rhythms_evenly_and_do_not_depend_on_their_order
     assert len(set(chosen.names)) == 60
 
 
-def test_noise_goes_through_the_whole_preprocessing(robust):
+def test_noise_goes_through_the_whole_preprocessing(disturbances):
     record = synthetic.make_records(1, seed=3)[0]
-    steps = robust.STEPS
+    steps = disturbances.STEPS
     generator = torch.Generator().manual_seed(0)
-    mains = robust.prepared_noise(record.signal_mv, 500.0, "mains", 0.0, generator)
-    muscle = robust.prepared_noise(record.signal_mv, 500.0, "muscle", 0.0, generator)
+    mains = disturbances.prepared_noise(record.signal_mv, 500.0, "mains", 0.0, generator)
+    muscle = disturbances.prepared_noise(record.signal_mv, 500.0, "muscle", 0.0, generator)
     power = [float((each**2).sum()) for each in (mains, muscle, steps(record.signal_mv, 500)[0])]
     assert power[0] < 0.1 * power[2] and 0.2 * power[2] < power[1] < 0.9 * power[2]
     assert not muscle[round(10 * steps.fs_hz) :].any()  # padding
 
 
-def test_disturbed_records_are_the_same_records(robust):
-    records = data.from_records(synthetic.make_records(2, seed=1), robust.STEPS)
+def test_disturbed_records_are_the_same_records(robust, disturbances):
+    records = data.from_records(synthetic.make_records(2, seed=1), disturbances.STEPS)
     raw = [(record.signal_mv, record.fs_hz) for record in synthetic.make_records(2, seed=1)]
     for part, count in (("noise", 24), ("bands", 7)):
         found = dict(robust.disturbed(part, records, raw))
