@@ -1,6 +1,7 @@
 """The experiment on robustness: its conditions, its records, and what its results file holds."""
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from waves import small, waves
 
-from ecgbook import data, metrics, synthetic
+from ecgbook import data, ladder, metrics, synthetic
 from ecgbook.bundles import Bundle
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -166,3 +167,54 @@ def test_scores_are_means_over_the_seeds_that_met_a_condition(robust):
         "clean"
     ]
     assert value == pytest.approx(1 - np.mean(each)) and 0 < low < value < high
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return json.loads(RESULT.read_text(encoding="utf-8"))
+
+
+SOURCES = ("synthetic", "real")
+WAYS = tuple(ladder.ROBUST)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_committed_results_hold_three_seeds_of_four_models_and_provenance(
+    robust, committed, source
+):
+    for part in robust.PARTS:
+        found = committed[source][part]
+        assert {"command", "commit", "data_sha256", "versions"} <= set(found["provenance"])
+        assert tuple(found["models"]) == WAYS
+        for scores in found["models"].values():
+            at_25 = [f"{name}/{robust.CHECKED_UV}" for name in ("random noise", *robust.ATTACKS)]
+            every = [f"{name}/{uv}" for name in ("fgsm", "pgd") for uv in robust.EPSILON_UV]
+            for condition in ("clean", *(at_25 + every if part == "attacks" else scores)):
+                assert scores[condition]["seeds"] == len(robust.SEEDS)
+            for score in scores.values():
+                value, low, high = score["auroc"]["macro"]
+                assert low < value < high
+                assert value == pytest.approx(np.mean(score["auroc_by_seed"]))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("way", WAYS)
+def test_no_committed_score_hides_a_weak_attack(robust, committed, source, way):
+    scores = committed[source]["attacks"]["models"][way]
+    macro = {name: score["auroc"]["macro"][0] for name, score in scores.items()}
+    pgd = [macro[f"pgd/{uv}"] for uv in robust.EPSILON_UV]
+    assert max(np.diff([macro["clean"], *pgd])) < 0.01, "a larger budget does less harm"
+    for uv, under_pgd in zip(robust.EPSILON_UV, pgd, strict=True):
+        assert under_pgd < macro[f"fgsm/{uv}"] + 0.01
+        assert under_pgd < macro[f"random noise/{uv}"]
+    if source == "synthetic":
+        strongest = scores["pgd, 50 steps, 5 starts/25"]["auroc"]["macro"][0]
+        assert abs(strongest - scores["pgd/25"]["auroc_by_seed"][0]) < 0.03
+
+
+def test_training_against_attacks_helps_against_them(committed):
+    for source in SOURCES:
+        models = committed[source]["attacks"]["models"]
+        for way in ("adversarial", "both"):
+            _, low, _ = models[way]["pgd/25"]["change"]
+            assert low > 0, (source, way)
