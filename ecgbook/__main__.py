@@ -29,7 +29,9 @@ MODELS = {
     "vision-mamba": (models.ECGVisionMamba, models.PRESETS),
     "enhanced": (models.EnhancedECGMamba2, models.MAMBA2_PRESETS),
 }
-MODEL_HELP = "a model.safetensors that 'train' wrote, or 'tutorial', which comes with the book"
+MODEL_HELP = (
+    "a model.safetensors that 'train' wrote, or 'tutorial' or 'robust', which come with the book"
+)
 SOURCE_HELP = "'synthetic', or a folder with manifest.csv as 'download' makes it"
 
 

@@ -14,7 +14,7 @@ from .preprocessing import Preprocessing
 from .records import Record
 from .storage import book_file, read_safetensors, write_safetensors
 
-TRAINED: tuple[str, ...] = ("tutorial",)
+TRAINED: tuple[str, ...] = ("tutorial", "robust")
 """Names of the trained models that come with the book; see weights/README.md."""
 
 
@@ -94,7 +94,8 @@ def load(path: str | Path) -> Bundle:
     ----------
     path : str or Path
         File, or a name of `TRAINED`. ``"tutorial"`` is `EnhancedECGMamba2` at tutorial size,
-        trained on synthetic records.
+        trained on synthetic records; ``"robust"`` is the same, trained further on attacked and
+        frequency-masked ones.
 
     Returns
     -------

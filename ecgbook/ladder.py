@@ -1,16 +1,19 @@
-"""The ladder of the book: each rung is a model by name and keyword arguments, with its results."""
+"""The ladder of the book: each rung is a model and its training by keywords, with its results."""
 
 from __future__ import annotations
 
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from . import models
+from .adversarial import AdversarialTraining
+from .augment import FrequencyMask
 from .labels import RHYTHMS
+from .recipes import Recipe
 from .storage import experiment_file
 
 
@@ -28,16 +31,26 @@ class Rung:
         A class of `ecgbook.models`.
     arguments : mapping
         Its keyword arguments, at tutorial size.
+    training : mapping
+        What it changes in the recipe that all rungs share.
+    start : Rung or None
+        The rung whose model, trained with the same seed, it trains further; None begins anew.
     """
 
     name: str
     chapter: int
     model: type[nn.Module]
     arguments: Mapping[str, object]
+    training: Mapping[str, object] = field(default_factory=dict)
+    start: Rung | None = None
 
     def build(self) -> nn.Module:
         """Make the model, untrained."""
         return self.model(**self.arguments)
+
+    def recipe(self, shared: Recipe) -> Recipe:
+        """Return the shared recipe with the rung's own changes."""
+        return replace(shared, **self.training)
 
 
 _DEPTH = 1  # of the state-space rungs: three seeds and five folds must train on a laptop's CPU
@@ -49,6 +62,19 @@ _MAMBA2 = {
     "use_attention": False,
 }
 _FULL = {**_MAMBA2, "use_multi_branch": True, "use_attention": True}
+_FURTHER = {"epochs": 6, "learning_rate": 1e-3}
+_ATTACKED = {"adversarial": AdversarialTraining("pgd", epsilon_mv=0.025, steps=2)}
+_MASKED = {"augment": (FrequencyMask(models.PREPROCESSING["tutorial"].fs_hz),)}
+
+WHOLE = Rung("self-attention", 9, models.EnhancedECGMamba2, _FULL)
+"""The model that all rungs lead to, trained on records as they are."""
+
+
+def _further(name: str, chapter: int, **training) -> Rung:
+    """Return a rung that trains the whole for some epochs more, in another way."""
+    changes = _FURTHER | training
+    return Rung(name, chapter, models.EnhancedECGMamba2, _FULL, changes, WHOLE)
+
 
 RUNGS: tuple[Rung, ...] = (
     Rung("CNN baseline", 3, models.CNNBaseline, {**_SIZE, "n_layers": 4}),
@@ -58,22 +84,43 @@ RUNGS: tuple[Rung, ...] = (
     ),
     Rung("both directions", 7, models.EnhancedECGMamba2, _MAMBA2),
     Rung("lead branches", 8, models.EnhancedECGMamba2, {**_MAMBA2, "use_multi_branch": True}),
-    Rung("self-attention", 9, models.EnhancedECGMamba2, _FULL),
+    WHOLE,
+    _further("adversarial training", 11, **_ATTACKED),
+    _further("frequency masking", 12, **_ATTACKED, **_MASKED),
 )
-"""The rungs from the bottom up; a rung's place is the number of its row. The last is the whole."""
+"""The rungs from the bottom up; a rung's place is the number of its row. The last two change only
+how the whole is trained: further, from its trained model on."""
 
 LEFT_OUT: tuple[Rung, ...] = (
     Rung("without branches", 10, models.EnhancedECGMamba2, {**_FULL, "use_multi_branch": False}),
     Rung(
         "without second direction", 10, models.EnhancedECGMamba2, {**_FULL, "bidirectional": False}
     ),
+    _further("without adversarial training", 12, **_MASKED),
+    _further("without attacks and masks", 11),
 )
-"""The whole minus one part. Minus self-attention it is the rung before the last."""
+"""The whole minus one part; the last rung minus one, and minus both, which leaves more epochs. The
+whole minus self-attention is the rung before it, the last rung minus its masking likewise."""
+
+ROBUST: dict[str, Rung] = {
+    "clean": LEFT_OUT[3],
+    "adversarial": RUNGS[6],
+    "masked": LEFT_OUT[2],
+    "both": RUNGS[7],
+}
+"""The four ways to train the whole further that chapters 11 and 12 compare; epochs are equal."""
+
+ATTACK_CHOICE: dict[str, Rung] = {
+    "FGSM": _further("attacked by FGSM", 11, adversarial=AdversarialTraining("fgsm")),
+    "N-FGSM": _further("attacked by N-FGSM", 11, adversarial=AdversarialTraining("n-fgsm")),
+    "PGD, 2 steps": RUNGS[6],
+}
+"""The attacks that were tried for the row of adversarial training, which took the last."""
 
 ROWS: dict[str, tuple[int, ...]] = {
     "synthetic": tuple(range(len(RUNGS))),
     "real": (0, 1, 2, 3, 5),
-    "synthetic to real": (0, 1, 5),
+    "synthetic to real": (0, 1, 5, 6, 7),
     "fine-tuned": (0, 1, 5),
 }
 """For each way to train and test a model, the rows that were run. ``"synthetic"`` and ``"real"``
@@ -94,10 +141,11 @@ def reference(rung: Rung, data: str) -> Rung | None:
     Returns
     -------
     Rung or None
-        The one before it among those that were run; the whole for those with a part left out.
+        The one before it among those that were run; for one of `LEFT_OUT`,
+        what it was left out of.
     """
     if rung in LEFT_OUT:
-        return RUNGS[-1]
+        return RUNGS[-1] if rung.start else WHOLE
     rows = [RUNGS[number] for number in ROWS[data]]
     place = rows.index(rung)
     return rows[place - 1] if place else None
@@ -190,20 +238,20 @@ def leave_one_out() -> str:
     ValueError
         If one of them has no results.
     """
-    whole, before = RUNGS[-1], RUNGS[-2]
-    row, scores = _scores(whole, "synthetic")
+    before = RUNGS[4]
+    row, scores = _scores(WHOLE, "synthetic")
     lines = [
         "| model | parameters | ms a record | macro-AUROC | macro-AUPRC | macro-F1 "
         "| change of macro-AUROC |",
         "|:---|---:|---:|:---|:---|:---|:---|",
         f"| the whole | {_cells(row, scores, None)} |",
     ]
-    for rung in LEFT_OUT:
+    for rung in [rung for rung in LEFT_OUT if not rung.start]:
         row, scores = _scores(rung, "synthetic")
         lines.append(f"| {rung.name} | {_cells(row, scores, scores['change']['auroc'])} |")
-    value, low, high = _scores(whole, "synthetic")[1]["change"]["auroc"]
+    value, low, high = _scores(WHOLE, "synthetic")[1]["change"]["auroc"]
     cells = _cells(*_scores(before, "synthetic"), [-value, -high, -low])
-    lines.append(f"| without {whole.name} | {cells} |")
+    lines.append(f"| without {WHOLE.name} | {cells} |")
     return "\n".join(lines)
 
 

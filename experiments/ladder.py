@@ -102,11 +102,13 @@ def trained_on_synthetic(
 ) -> bundles.Bundle:
     """Return the model of a seed: the one kept, if it is of this task, or trained now."""
     file = MODELS / run_file(rung, "synthetic", seed).stem / "model.safetensors"
-    recipe = replace(RECIPE["synthetic"], seed=seed)
+    recipe = recipe_of(rung, "synthetic", seed)
     if not file.is_file():
         parts = parts if "train" in parts else load("synthetic")
+        start = rung.start and trained_on_synthetic(rung.start, seed, parts).model
         torch.manual_seed(seed)
-        fit(rung.build(), parts["train"], parts["valid"], recipe, file.parent, True, progress=False)
+        model = start or rung.build()
+        fit(model, parts["train"], parts["valid"], recipe, file.parent, True, progress=False)
     bundle = bundles.load(file)
     if bundle.model.config != rung.build().config or bundle.card["recipe"] != recipe.to_dict():
         raise ValueError(
@@ -151,12 +153,17 @@ def task(rung: ladder.Rung, source: str, seed: int, data_sha256: str) -> dict:
     about = {
         "model": rung.model.__name__,
         "arguments": dict(rung.arguments),
-        "recipe": replace(RECIPE[source], seed=seed).to_dict(),
+        "recipe": recipe_of(rung, source, seed).to_dict(),
         "data_sha256": data_sha256,
     }
-    if source == "fine-tuned":
-        about["pretraining"] = replace(RECIPE["synthetic"], seed=seed).to_dict()
+    if start := rung if source == "fine-tuned" else rung.start:
+        about["pretraining"] = recipe_of(start, "synthetic", seed).to_dict()
     return about
+
+
+def recipe_of(rung: ladder.Rung, source: str, seed: int) -> Recipe:
+    """Return how a rung is trained with a seed."""
+    return replace(rung.recipe(RECIPE[source]), seed=seed)
 
 
 def rungs_of(source: str) -> list[ladder.Rung]:
@@ -176,7 +183,7 @@ def run(
         preprocessing=STEPS.to_dict(),
     )
     print(f"{rung.name}, {source}, seed {seed}", flush=True)
-    recipe = replace(RECIPE[source], seed=seed)
+    recipe = recipe_of(rung, source, seed)
     probabilities, thresholds, epochs = WORK[source](rung, recipe, parts)
     scores = evaluation.evaluate(parts["test"], probabilities, thresholds)
     minutes = (time.perf_counter() - start) / 60
@@ -282,7 +289,7 @@ def write_row(rung: ladder.Rung, source: str, test: ECGDataset, sha256: str) -> 
         made_with[key] = ", ".join(sorted({header["provenance"][key] for header in headers}))
     scores = mean_over_seeds([header["scores"] for header in headers]) | {
         "seeds_together": together(runs, test),
-        "recipe": RECIPE[source].to_dict(),
+        "recipe": rung.recipe(RECIPE[source]).to_dict(),
         "split": {"folds": N_FOLDS} if source in ("real", "fine-tuned") else N_SYNTHETIC,
         "epochs_by_seed": [header["epochs"] for header in headers],
         "minutes": sum(header["minutes"] for header in headers),
@@ -311,7 +318,7 @@ def compared_with(rung: ladder.Rung, source: str) -> dict[str, ladder.Rung]:
     found = {}
     if (before := ladder.reference(rung, source)) is not None:
         found["change"] = before
-    if rung is ladder.RUNGS[-1]:
+    if rung is ladder.WHOLE:
         found["change_to_baseline"] = ladder.RUNGS[0]
     return found
 

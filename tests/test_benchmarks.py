@@ -17,7 +17,7 @@ from ecgbook.mamba import Mamba2
 from ecgbook.models import PRESETS, EnhancedECGMamba2
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
-NAMES = ("method", "peers", "scan", "models")
+NAMES = ("method", "peers", "scan", "models", "robust")
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +271,17 @@ def test_the_presets_hold_only_the_sizes_of_the_stem():
     """`one_by_one_and_at_once` unpacks them in this order."""
     for sizes in PRESETS.values():
         assert list(sizes) == ["embed_dim", "stem_width", "stem_padding"]
+
+
+def test_attacks_and_transforms_are_compared_with_the_first_of_each(bench, monkeypatch):
+    robust = bench.robust
+    monkeypatch.setattr(robust, "ATTACKED", (4, 160, 12))
+    monkeypatch.setattr(robust, "TRANSFORMED", (4, 160, 12))
+    for rows, first in (
+        (robust.attacks(1), "training step"),
+        (robust.transforms(1), "SciPy's FFT, in a loop"),
+    ):
+        assert rows[0]["name"] == first and rows[0]["times_the_first"] == 1
+        for row in rows:
+            count = 4 / row["records_per_s"]
+            assert row["ms"] == pytest.approx(1000 * count) and row["ms"] > 0

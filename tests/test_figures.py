@@ -14,7 +14,7 @@ from ecgbook.vision_mamba import VisionMamba
 
 FIGURES = Path(__file__).resolve().parents[1] / "book" / "figures"
 SVG = "{http://www.w3.org/2000/svg}"
-ROWS = [f"model_row{number}.svg" for number in range(len(RUNGS))]
+ROWS = [f"model_row{number}.svg" for number in range(6)]  # further rows change the training only
 NEW_PARTS = (
     {"stem", "convolutions", "mean", "outputs"},
     {"forward", "backward"},
@@ -84,7 +84,7 @@ def test_exactly_what_is_not_there_is_dashed(name):
         assert set(dashed) == {part.get("class") == "absent"}, part.get("id")
 
 
-@pytest.mark.parametrize(("number", "rung"), enumerate(RUNGS))
+@pytest.mark.parametrize(("number", "rung"), enumerate(RUNGS[:6]))
 def test_row_shows_the_parts_and_the_number_of_blocks_of_the_ladders_model(number, rung):
     svg, model = read(ROWS[number]), rung.build()
     shown = parts(svg, "new", "there")

@@ -16,6 +16,7 @@ from ecgbook import bundles, evaluation, ladder, metrics
 from ecgbook.data import ECGDataset
 from ecgbook.labels import RHYTHMS
 from ecgbook.preprocessing import Preprocessing
+from ecgbook.recipes import Recipe
 from ecgbook.storage import read_safetensors, write_json
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -35,14 +36,24 @@ def test_every_rung_builds_and_classifies():
 
 
 def test_a_step_within_one_class_changes_only_what_it_is_named_for():
-    configs = [rung.build().config for rung in ladder.RUNGS[2:]]
+    configs = [rung.build().config for rung in ladder.RUNGS[2:6]]
     named = ({"bidirectional": True}, {"use_multi_branch": True}, {"use_attention": True})
     for before, after, what in zip(configs, configs[1:], named, strict=False):
         assert after == before | what and before != after
     whole = configs[-1]
-    branches, direction = (rung.build().config for rung in ladder.LEFT_OUT)
+    branches, direction, *_ = (rung.build().config for rung in ladder.LEFT_OUT)
     assert branches == whole | {"use_multi_branch": False}
     assert direction == whole | {"bidirectional": False}
+
+
+def test_the_last_steps_change_only_how_the_whole_is_trained():
+    four = ladder.ROBUST
+    assert all(rung.build().config == ladder.WHOLE.build().config for rung in four.values())
+    clean, adversarial, masked, both = (rung.recipe(Recipe()) for rung in four.values())
+    assert all(rung.start is ladder.WHOLE for rung in four.values())
+    assert adversarial == replace(clean, adversarial=both.adversarial) != clean
+    assert masked == replace(clean, augment=both.augment) != clean
+    assert both == replace(masked, adversarial=adversarial.adversarial)
 
 
 def test_a_rung_is_compared_with_the_one_before_it_that_was_run_or_with_the_whole():
@@ -51,8 +62,8 @@ def test_a_rung_is_compared_with_the_one_before_it_that_was_run_or_with_the_whol
     assert ladder.reference(ladder.RUNGS[3], "real") is ladder.RUNGS[2]
     assert ladder.reference(ladder.RUNGS[5], "real") is ladder.RUNGS[3]
     assert ladder.reference(ladder.RUNGS[5], "fine-tuned") is ladder.RUNGS[1]
-    for rung in ladder.LEFT_OUT:
-        assert ladder.reference(rung, "synthetic") is ladder.RUNGS[-1]
+    references = [ladder.reference(rung, "synthetic") for rung in ladder.LEFT_OUT]
+    assert references == [ladder.WHOLE] * 2 + [ladder.RUNGS[-1]] * 2
 
 
 def committed(rung, data):
@@ -83,7 +94,7 @@ def test_each_committed_change_is_that_of_two_rows_on_the_same_records(rung, dat
     _, before = committed(before, data)
     assert before["provenance"]["data_sha256"] == after["provenance"]["data_sha256"]
     compared = {"change": before}
-    if rung is ladder.RUNGS[-1]:
+    if rung is ladder.WHOLE:
         compared["change_to_baseline"] = committed(ladder.RUNGS[0], data)[1]
     for name, other in compared.items():
         for metric in ("auroc", "auprc"):
@@ -244,6 +255,37 @@ def test_rows_that_are_written_at_the_same_time_do_not_lose_each_other(
     assert "change" in rows["Vision Mamba"]["real"]
 
 
+def test_a_rung_that_starts_from_another_trains_that_ones_model_of_the_same_seed(
+    experiment, parts, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(experiment, "MODELS", tmp_path)
+    recipe = {"epochs": 1, "learning_rate": 1e-3}
+    further = ladder.Rung("further", 11, CNN.model, CNN.arguments, recipe, start=CNN)
+    first, trained = {}, []
+
+    def fit(model, train, valid, recipe, folder, resume, progress):
+        first[folder.name] = [p.clone() for p in model.parameters()]
+        trained.append((folder.name, recipe.epochs))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 1
+        card = {"recipe": recipe.to_dict(), "epochs": [{}]}
+        bundle = bundles.Bundle(model, experiment.STEPS, np.full(5, 0.5), card)
+        bundles.save(bundle, folder / "model.safetensors")
+
+    monkeypatch.setattr(experiment, "fit", fit)
+    parts = {"train": parts["test"], "valid": parts["test"]}
+    experiment.trained_on_synthetic(further, 2, parts)
+    names = [experiment.run_file(rung, "synthetic", 2).stem for rung in (CNN, further)]
+    epochs = experiment.RECIPE["synthetic"].epochs
+    assert trained == list(zip(names, (epochs, 1), strict=True))
+    for before, after in zip(*(first[name] for name in names), strict=True):
+        torch.testing.assert_close(after, before + 1)
+    about = experiment.task(further, "synthetic", 2, "hash")
+    assert about["pretraining"]["epochs"] == epochs and about["recipe"]["epochs"] == 1
+    assert "pretraining" not in experiment.task(CNN, "synthetic", 2, "hash")
+
+
 def test_a_kept_model_of_another_recipe_or_rung_is_refused(experiment, monkeypatch, tmp_path):
     monkeypatch.setattr(experiment, "MODELS", tmp_path)
     recipe = replace(experiment.RECIPE["synthetic"], seed=1)
@@ -297,8 +339,8 @@ def test_the_whole_minus_a_part_is_compared_with_the_whole(monkeypatch):
         return {"parameters": 1000, "ms_per_record": 1.0, "synthetic": scores}
 
     rows = {
-        ladder.RUNGS[-2].name: row(0.95),
-        ladder.RUNGS[-1].name: row(0.96, change={"auroc": [0.01, -0.002, 0.025]}),
+        ladder.RUNGS[4].name: row(0.95),
+        ladder.WHOLE.name: row(0.96, change={"auroc": [0.01, -0.002, 0.025]}),
         ladder.LEFT_OUT[0].name: row(0.94, change={"auroc": [-0.02, -0.03, -0.01]}),
         ladder.LEFT_OUT[1].name: row(0.97, change={"auroc": [0.01, 0.0, 0.02]}),
     }

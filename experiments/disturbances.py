@@ -1,0 +1,141 @@
+"""What the models of an experiment meet: attacks, noise, missing bands, and the records for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import ladder as ladder_runs
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ecgbook import attacks, data, snr, spectrum, synthetic
+from ecgbook.batching import trim
+from ecgbook.bundles import Bundle
+from ecgbook.data import ECGDataset
+from ecgbook.labels import RHYTHMS
+from ecgbook.preprocessing import Preprocessing
+from ecgbook.records import read_record
+
+STEPS = ladder_runs.STEPS
+SNR_DB = (-6, 0, 6, 12, 18, 24)
+BANDS_HZ = ((0.5, 2), (2, 4), (4, 6), (6, 9), (9, 13), (13, 20), (20, 40))
+BATCH = 32
+
+ATTACKS = {
+    "fgsm": attacks.fgsm,
+    "pgd": partial(attacks.pgd, steps=20),
+    "apgd": partial(attacks.apgd, steps=20),
+    "smooth": partial(attacks.smooth, fs_hz=STEPS.fs_hz, steps=20),
+    "lead-consistent pgd": partial(attacks.pgd, steps=20, lead_consistent=True),
+}
+
+
+def under_attack(name: str, bundle: Bundle, batch: dict, uv: int, generator) -> torch.Tensor:
+    """Return the probabilities under one attack, shape (batch, n_classes)."""
+    model, epsilon_mv = bundle.model, uv / 1000
+    x, y, mask, y_mask = (batch[key] for key in ("x", "y", "mask", "y_mask"))
+
+    def probabilities(signal: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.sigmoid(model(signal, mask))
+
+    if name == "clean":
+        return probabilities(x)
+    if name == "random noise":
+        return probabilities(attacks.random_noise(x, epsilon_mv, mask, generator))
+    if name == "pgd, label by label":
+        worst = [
+            attacks.pgd(model, x, y, epsilon_mv, mask, y_mask=y_mask, target=k, steps=20)
+            for k in range(len(RHYTHMS))
+        ]
+        return torch.stack([probabilities(each)[:, k] for k, each in enumerate(worst)], 1)
+    if name == "pgd, 50 steps, 5 starts":
+        options = {"steps": 50, "restarts": 5, "generator": generator}
+        return probabilities(attacks.pgd(model, x, y, epsilon_mv, mask, y_mask=y_mask, **options))
+    return probabilities(ATTACKS[name](model, x, y, epsilon_mv, mask, y_mask=y_mask))
+
+
+def attacked(
+    bundle: Bundle, records: ECGDataset, seed: int, plan: list[tuple[str, int]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the probabilities under every attack of a plan, with its name and budget."""
+    for name, uv in tqdm(plan, desc="attacks", leave=False):
+        generator = torch.Generator().manual_seed(seed)
+        parts = [
+            under_attack(name, bundle, trim(batch), uv, generator)
+            for batch in records.loader(BATCH)
+        ]
+        yield key(name, uv), torch.cat(parts).numpy()
+
+
+def key(name: str, size: object) -> str:
+    """Name a condition, such as ``pgd/25``."""
+    return name if name == "clean" else f"{name}/{size}"
+
+
+def disturbed(
+    part: str, records: ECGDataset, raw: list[tuple[np.ndarray, float]]
+) -> Iterator[tuple[str, ECGDataset]]:
+    """Yield every condition of a part with the records in it."""
+    yield "clean", records
+    if part == "bands":
+        for low, high in BANDS_HZ:
+            batch = records.batch(range(len(records)))
+            x = spectrum.remove_band(batch["x"], STEPS.fs_hz, low, high, batch["mask"])
+            yield key("without", f"{low:g}-{high:g}"), replace(records, x=x.numpy())
+        return
+    for kind in snr.KINDS:
+        for snr_db in SNR_DB:
+            generator = torch.Generator().manual_seed(1)  # the same noise, larger and smaller
+            added = [prepared_noise(*each, kind, snr_db, generator) for each in raw]
+            yield key(kind, snr_db), replace(records, x=np.asarray(records.x) + np.stack(added))
+
+
+def prepared_noise(
+    signal_mv: np.ndarray, fs_hz: float, kind: str, snr_db: float, generator
+) -> np.ndarray:
+    """Return what noise on a record leaves after the preprocessing, shape (n_samples, 12).
+
+    The preprocessing is linear: this and the prepared record add up to the prepared sum.
+    """
+    x = torch.from_numpy(signal_mv)[None]
+    noise = snr.add_noise(x, kind, snr_db, fs_hz, generator=generator) - x
+    return STEPS(noise[0].numpy(), fs_hz)[0]
+
+
+def raw_signals(source: str, records: ECGDataset) -> list[tuple[np.ndarray, float]]:
+    """Return the middle of every record at its own rate, between 0.5 and 40 Hz, and that rate."""
+    if source == "synthetic":
+        seed = ladder_runs.synthetic_seed("test")
+        made = synthetic.make_records(ladder_runs.N_SYNTHETIC["test"], seed=seed)
+        found = {record.name: record for record in made}
+        chosen = [found[name] for name in records.names]
+    else:
+        chosen = [read_record(data.data_folder() / f"{name}.hea") for name in records.names]
+    signals = []
+    for record in chosen:
+        wanted_s = STEPS.n_samples / STEPS.fs_hz + 4  # the window, and filters swing in outside
+        n = min(len(record.signal_mv), round(wanted_s * record.fs_hz))
+        start = (len(record.signal_mv) - n) // 2
+        band = Preprocessing(record.fs_hz, n, STEPS.band_hz)
+        middle = record.signal_mv[start : start + n]
+        signals.append((band(middle, record.fs_hz)[0], record.fs_hz))
+    return signals
+
+
+def choose(records: ECGDataset, n: int, seed: int = 0) -> ECGDataset:
+    """Draw n records: the next one always shows the rhythm that has been shown least."""
+    order = np.random.default_rng(seed).permutation(len(records))
+    shown = (records.y * records.y_mask)[order] > 0
+    free, chosen = np.ones(len(order), dtype=bool), []
+    while len(chosen) < min(n, len(order)):
+        counts = shown[chosen].sum(0)
+        left = (shown & free[:, None]).any(0)
+        wanted = np.where(left, counts, np.inf).argmin()
+        at = int(np.flatnonzero(free & (shown[:, wanted] if left.any() else True))[0])
+        free[at] = False
+        chosen.append(at)
+    return records.subset(np.sort(order[chosen]))
