@@ -67,8 +67,8 @@ def test_each_model_of_the_book_is_small_and_says_how_it_was_made():
         assert {"command", "commit", "device", "versions"} <= set(card["provenance"])
 
 
-@pytest.mark.parametrize("name", bundles.TRAINED)
-def test_a_model_of_the_book_scores_what_its_card_says(name):
+@pytest.mark.parametrize(("name", "least"), [("tutorial", 0.97), ("robust", 0.92)])
+def test_a_model_of_the_book_scores_what_its_card_says(name, least):
     bundle = bundles.load(name)
     test = bundle.card["data"]["test"]
     records = synthetic.make_records(test["records"], seed=test["seed"])
@@ -78,4 +78,4 @@ def test_a_model_of_the_book_scores_what_its_card_says(name):
     for metric in ("auroc", "auprc", "f1"):
         for label, (value, *_) in bundle.card["scores"][metric].items():
             assert scores[metric][label][0] == pytest.approx(value, abs=2e-3), (metric, label)
-    assert scores["auroc"]["macro"][0] > 0.95
+    assert scores["auroc"]["macro"][0] > least
