@@ -1,0 +1,150 @@
+"""What experiments/explain.py measures of one method, on records that have been chosen.
+
+All functions take the records, the model and the method first, then what the part's protocol says,
+and return arrays with one row a record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import ladder as ladder_runs
+import ludb
+import numpy as np
+import torch
+from explain_methods import Method
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ecgbook import faithfulness, localization
+from ecgbook.batching import trim
+from ecgbook.data import ECGDataset
+from ecgbook.explain import MambaLRP
+from ecgbook.labels import RHYTHMS
+
+STEPS = ladder_runs.STEPS
+BEATS = {"PAC": "A", "PVC": "V"}
+"""The kind of beat that is true evidence for a label."""
+BATCH = 12
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Records, the number of the label that is explained of each, and where they came from."""
+
+    records: ECGDataset
+    target: np.ndarray
+    source: list
+
+
+def batches(chosen: Chosen, size: int = BATCH) -> Iterator[tuple[range, Tensor, Tensor, Tensor]]:
+    """Yield rows, signals, targets and masks without the padding that they share."""
+    n = len(chosen.target)
+    for start in tqdm(range(0, n, size), leave=False):
+        rows = range(start, min(n, start + size))
+        batch = trim(chosen.records.batch(rows))
+        yield rows, batch["x"], torch.from_numpy(chosen.target[rows]), batch["mask"]
+
+
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Join the arrays of all batches."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def perturbed(chosen: Chosen, model: nn.Module, method: Method, **protocol) -> dict:
+    """Delete windows in the order of a method's relevance."""
+    parts = []
+    for _, x, target, mask in batches(chosen):
+        relevance = method(model, x, target, mask)
+        parts.append(vars(faithfulness.deletion(model, x, relevance, target, mask, **protocol)))
+    return joined(parts)
+
+
+def localized(chosen: Chosen, model: nn.Module, method: Method, tolerance: int) -> dict:
+    """Judge a method's relevance by the true beats of the target."""
+    parts = []
+    for rows, x, target, mask in batches(chosen):
+        pairs = [(chosen.source[i], BEATS[RHYTHMS[chosen.target[i]]]) for i in rows]
+        beats = [localization.beat_mask(*pair, STEPS.fs_hz, STEPS.n_samples) for pair in pairs]
+        truth = np.stack(beats)[:, : x.shape[1]]
+        relevance = method(model, x, target, mask)
+        given = (relevance, truth, mask)
+        parts.append(
+            {
+                "mass": localization.relevance_mass(*given),
+                "rank": localization.relevance_rank(*given),
+                "pointing": localization.pointing_game(*given, tolerance=tolerance),
+                "chance": localization.chance(truth, mask),
+                "chance of pointing": localization.chance(truth, mask, tolerance=tolerance),
+            }
+        )
+    return joined(parts)
+
+
+def completed(chosen: Chosen, model: nn.Module, method: dict) -> dict:
+    """Add up relevance and biases; the method is given by the options of `MambaLRP`."""
+    parts = []
+    for _, x, target, mask in batches(chosen, 1):
+        found = MambaLRP(model, **method).explain(x, int(target), mask)
+        values = {"error": found.error, "input": found.relevance.sum(dtype=np.float64)}
+        values |= {"bias": found.bias, "logit": found.logit}
+        parts.append({name: np.array([value]) for name, value in values.items()})
+    return joined(parts)
+
+
+def randomized(chosen: Chosen, model: nn.Module, method: Method, stages: list[str]) -> dict:
+    """Compare the maps of a method with those of less trained models and of other classes."""
+    untrained = type(model)(**model.config).eval()
+    parts = []
+    for _, x, target, mask in batches(chosen):
+        found = {}
+        for kind, absolute in (("signed", False), ("absolute", True)):
+            same = {"mask": mask, "absolute": absolute}
+            cascade = faithfulness.cascading_randomization(
+                model, untrained, method, x, target, stages=stages, **same
+            )
+            found |= {f"{kind}/{stage}": values for stage, values in cascade.items()}
+            other = torch.Generator().manual_seed(0)  # the same other class, whatever the kind
+            found[f"{kind}/random logit"] = faithfulness.random_logit(
+                model, method, x, target, generator=other, **same
+            )
+        parts.append(found)
+    return joined(parts)
+
+
+def shared_out(chosen: Chosen, model: nn.Module, method: Method) -> dict:
+    """Add up relevance for the logits of `ludb.GROUPS` over waves, as `ludb.amounts` does."""
+    parts = []
+    for rows, x, _, mask in batches(chosen):
+        with torch.no_grad():
+            logits = model(x, mask).numpy()
+        found = np.empty((len(x), len(ludb.GROUPS), len(ludb.SCHEMES), 2, len(ludb.INTERVALS)))
+        numbers = [RHYTHMS.index(name) for name in ludb.GROUPS]
+        for t, number in enumerate(numbers):
+            relevance = method(model, x, torch.full((len(x),), number), mask).numpy()
+            for i, row in enumerate(rows):
+                record = chosen.source[row]
+                start_s = STEPS.start_s(len(record.signal_mv), record.fs_hz)
+                for s, scheme in enumerate(ludb.SCHEMES):
+                    given = (STEPS.fs_hz, mask[i].numpy(), start_s, scheme)
+                    found[i, t, s] = ludb.amounts(relevance[i], record, *given)
+        parts.append({"amounts": found, "logits": logits[:, numbers]})
+    return joined(parts)
+
+
+def timed(
+    chosen: Chosen, model: nn.Module, method: Mapping[str, Method], batch: int, rounds: int
+) -> dict:
+    """Time a forward pass and every method in turn: s a record in each round but the first."""
+    _, x, target, mask = next(batches(chosen, batch))
+    forward = torch.no_grad()(lambda model, x, target, mask: model(x, mask))
+    calls, times = {"forward": forward, **method}, []
+    for _ in tqdm(range(rounds + 1), leave=False):
+        times.append([])
+        for call in calls.values():
+            start = time.thread_time()
+            call(model, x, target, mask)
+            times[-1].append((time.thread_time() - start) / len(x))
+    return dict(zip(calls, np.array(times[1:]).T, strict=True))
