@@ -29,7 +29,7 @@ from ecgbook.training import multilabel_loss
 
 RESULT = method.RESULTS / "robust_speed.json"
 STEPS = PREPROCESSING["tutorial"]
-ATTACKED = (32, 1250, 12)  # records of 10 s
+ATTACKED = (8, 1250, 12)  # records of 10 s
 TRANSFORMED = (64, STEPS.n_samples, 12)
 BAND_HZ = (5.0, 8.5)
 EPSILON_MV = 0.025
