@@ -19,12 +19,12 @@ _HOMES = {
 }
 _MODULES = (
     "adversarial", "attacks", "attention", "attributions", "augment", "batching", "beats",
-    "bootstrap", "bundles", "checkpoints", "chunked", "classifier", "comments", "convolution",
-    "data", "evaluation", "explain", "faithfulness", "frontend", "groups", "labels", "ladder",
-    "layers", "leads", "localization", "mamba", "metrics", "models", "normalization",
-    "perturbations", "physionet", "plots", "preprocessing", "recipes", "records", "recurrences",
-    "relevance_plot", "rules", "scan", "snr", "spectrum", "splits", "storage", "synthetic",
-    "training", "vision_mamba",
+    "bootstrap", "bundles", "checkpoints", "checks", "chunked", "classifier", "comments",
+    "convolution", "data", "evaluation", "explain", "faithfulness", "frontend", "groups",
+    "labels", "ladder", "layers", "leads", "localization", "mamba", "metrics", "models",
+    "normalization", "perturbations", "physionet", "plots", "preprocessing", "recipes",
+    "records", "recurrences", "relevance_plot", "resampling", "rules", "scan", "snr",
+    "spectrum", "splits", "storage", "synthetic", "training", "vision_mamba",
 )  # fmt: skip
 __all__ = [*_HOMES, *_MODULES]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .attacks import fgsm, pgd
 from .batching import trim
+from .checks import check_fields
 from .data import ECGDataset
 from .perturbations import Budget, losses
 
@@ -82,9 +83,7 @@ class AdversarialTraining:
             "share": (0 < self.share <= 1, "above 0, at most 1"),
             "watched": (self.watched >= 0, "0 or more"),
         }
-        for name, (right, wanted) in checks.items():
-            if not right:
-                raise ValueError(f"{name}={getattr(self, name)!r} found, {wanted} wanted")
+        check_fields(self, checks)
 
     def __call__(
         self, model: nn.Module, batch: Mapping[str, Tensor], generator: torch.Generator

@@ -23,6 +23,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from .batching import valid_lengths
+from .checks import check_fields
 from .leads import GROUPS, LEADS, index
 from .snr import KINDS, add_noise, check_kind
 from .spectrum import without_bands
@@ -34,10 +35,7 @@ def _rand(shape: Sequence[int], device: torch.device, generator) -> Tensor:
 
 
 def _check(transform, **checks: tuple[bool, str]) -> None:
-    for name, (right, wanted) in checks.items():
-        if not right:
-            value = getattr(transform, name)
-            raise ValueError(f"{transform.transform}: {name}={value!r} found, {wanted} wanted")
+    check_fields(transform, checks, owner=transform.transform)
 
 
 def _tuples(transform, *names: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
-from scipy.signal import resample_poly
 from wfdb.processing import xqrs_detect
 
 from .leads import LEADS, index
+from .resampling import resample
 
 _RATE_HZ = 500  # XQRS finds beats that are not there where samples are few
 
@@ -44,7 +42,5 @@ def find_beats(signal_mv: np.ndarray, fs_hz: float) -> np.ndarray:
     if len(signal_mv) < fs_hz:
         raise ValueError(f"{len(signal_mv) / fs_hz:g} s of signal found, 1 s or more wanted")
     lead = np.nan_to_num(signal_mv[:, index("II")[0]].astype(np.float64))
-    if fs_hz != _RATE_HZ:
-        ratio = Fraction(_RATE_HZ / fs_hz).limit_denominator(1000)
-        lead = resample_poly(lead, ratio.numerator, ratio.denominator)
+    lead = resample(lead, fs_hz, _RATE_HZ)
     return np.unique(xqrs_detect(lead, _RATE_HZ, verbose=False)) / _RATE_HZ

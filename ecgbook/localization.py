@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d
 from torch import Tensor
 
+from .preprocessing import Preprocessing
 from .rhythms import BEAT_KINDS
 
 Array = np.ndarray | Tensor
@@ -187,8 +188,8 @@ def beat_mask(record, kinds: Iterable[str], fs_hz: float, n_samples: int) -> np.
     kinds = list(kinds)
     if unknown := [kind for kind in kinds if kind not in BEAT_KINDS]:
         raise ValueError(f"kind {unknown[0]!r} found, {', '.join(BEAT_KINDS)} wanted")
-    length = math.ceil(round(len(record.signal_mv) * fs_hz / record.fs_hz, 6))
-    start_s = max(0, (length - n_samples) // 2) / fs_hz
+    window = Preprocessing(fs_hz, n_samples, band_hz=None)
+    start_s = window.start_s(len(record.signal_mv), record.fs_hz)
     marked = np.zeros(n_samples, dtype=bool)
     for beat in np.flatnonzero(np.isin(record.beats["kind"], kinds)):
         waves = record.waves[record.waves["beat"] == beat]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from numbers import Integral
 
 import numpy as np
 import scipy.signal
 
 from .leads import LEADS
+from .resampling import rate_ratio, resample
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,7 @@ class Preprocessing:
                 )
             sos = scipy.signal.butter(self.order, self.band_hz, "bandpass", fs=fs_hz, output="sos")
             x = scipy.signal.sosfiltfilt(sos, x, axis=0)
-        ratio = self._ratio(fs_hz)
-        if ratio != 1:
-            x = scipy.signal.resample_poly(x, ratio.numerator, ratio.denominator, axis=0)
+        x = resample(x, fs_hz, self.fs_hz)
         start = self._start(len(x))
         x = x[start : start + self.n_samples]
         window = np.zeros((self.n_samples, len(LEADS)), dtype=np.float32)
@@ -122,10 +120,7 @@ class Preprocessing:
         float
             0 for a record that fits into the window.
         """
-        return self._start(math.ceil(samples * self._ratio(fs_hz))) / self.fs_hz
-
-    def _ratio(self, fs_hz: float) -> Fraction:
-        return Fraction(self.fs_hz / fs_hz).limit_denominator(1000)
+        return self._start(math.ceil(samples * rate_ratio(fs_hz, self.fs_hz))) / self.fs_hz
 
     def _start(self, samples: int) -> int:
         return max(0, (samples - self.n_samples) // 2)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from .adversarial import AdversarialTraining
 from .augment import Transform
+from .checks import check_fields
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,7 @@ class Recipe:
             "augment": (transforms, "a tuple of ecgbook.augment's transforms"),
             "adversarial": (attacks, "None or ecgbook.adversarial.AdversarialTraining"),
         }
-        for name, (right, wanted) in checks.items():
-            if not right:
-                raise ValueError(f"{name}={getattr(self, name)!r} found, {wanted} wanted")
+        check_fields(self, checks)
 
     def to_dict(self) -> dict:
         """Return the values as JSON holds them; ``augment`` and ``adversarial`` only if in use."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from .noise import (
     mains_hz,
     muscle_filter,
 )
+from .resampling import resample
 
 KINDS: tuple[str, ...] = ("baseline_wander", "muscle", "electrode_motion", "mains")
 """The kinds of noise that are drawn from a model."""
@@ -94,10 +94,7 @@ def read_noise(path: str | Path, fs_hz: float) -> RecordedNoise:
         raise ValueError(f"{path}: a channel in {units[0]!r} found, mV wanted")
     if missing := int((~np.isfinite(record.p_signal)).sum()):
         raise ValueError(f"{path}: {missing} missing samples found, none wanted")
-    ratio = Fraction(fs_hz / record.fs).limit_denominator(1000)
-    x = record.p_signal
-    if ratio != 1:
-        x = signal.resample_poly(x, ratio.numerator, ratio.denominator, axis=0)
+    x = resample(record.p_signal, record.fs, fs_hz)
     return RecordedNoise(path.stem, np.ascontiguousarray(x, dtype=np.float32), float(fs_hz))
 
 

@@ -9,10 +9,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 RANKS = {
     0: "leads labels metrics storage groups comments rhythms noise morphology "
-    "recurrences convolution normalization chunked",
-    1: "batching records synthetic scan preprocessing bootstrap checkpoints plots localization "
-    "beats",
-    2: "physionet data layers snr spectrum relevance_plot",
+    "recurrences convolution normalization chunked checks resampling",
+    1: "batching records synthetic scan preprocessing bootstrap checkpoints plots beats",
+    2: "physionet data layers snr spectrum relevance_plot localization",
     3: "augment frontend mamba attention classifier splits evaluation",
     4: "vision_mamba perturbations attributions",
     5: "models attacks rules faithfulness",
