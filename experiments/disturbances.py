@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from ecgbook.preprocessing import Preprocessing
 from ecgbook.records import read_record
 
 STEPS = ladder_runs.STEPS
+NOISE_FS_HZ = 500.0  # some records have 100 Hz, which hold no mains
 SNR_DB = (-6, 0, 6, 12, 18, 24)
 BANDS_HZ = ((0.5, 2), (2, 4), (4, 6), (6, 9), (9, 13), (13, 20), (20, 40))
 BATCH = 32
@@ -77,7 +79,7 @@ def key(name: str, size: object) -> str:
 
 
 def disturbed(
-    part: str, records: ECGDataset, raw: list[tuple[np.ndarray, float]]
+    part: str, records: ECGDataset, raw: list[np.ndarray]
 ) -> Iterator[tuple[str, ECGDataset]]:
     """Yield every condition of a part with the records in it."""
     yield "clean", records
@@ -88,26 +90,25 @@ def disturbed(
             yield key("without", f"{low:g}-{high:g}"), replace(records, x=x.numpy())
         return
     for kind in snr.KINDS:
-        for snr_db in SNR_DB:
-            generator = torch.Generator().manual_seed(1)  # the same noise, larger and smaller
-            added = [prepared_noise(*each, kind, snr_db, generator) for each in raw]
-            yield key(kind, snr_db), replace(records, x=np.asarray(records.x) + np.stack(added))
+        generator = torch.Generator().manual_seed(1)
+        noise = np.stack([prepared_noise(each, kind, generator) for each in raw])
+        for snr_db in SNR_DB:  # the same noise, larger and smaller
+            x = np.asarray(records.x) + 10 ** (-snr_db / 20) * noise
+            yield key(kind, snr_db), replace(records, x=x.astype(np.float32))
 
 
-def prepared_noise(
-    signal_mv: np.ndarray, fs_hz: float, kind: str, snr_db: float, generator
-) -> np.ndarray:
-    """Return what noise on a record leaves after the preprocessing, shape (n_samples, 12).
+def prepared_noise(signal_mv: np.ndarray, kind: str, generator: torch.Generator) -> np.ndarray:
+    """Return what noise as strong as a record leaves after the preprocessing, (n_samples, 12).
 
     The preprocessing is linear: this and the prepared record add up to the prepared sum.
     """
     x = torch.from_numpy(signal_mv)[None]
-    noise = snr.add_noise(x, kind, snr_db, fs_hz, generator=generator) - x
-    return STEPS(noise[0].numpy(), fs_hz)[0]
+    noise = snr.add_noise(x, kind, 0.0, NOISE_FS_HZ, generator=generator) - x
+    return STEPS(noise[0].numpy(), NOISE_FS_HZ)[0]
 
 
-def raw_signals(source: str, records: ECGDataset) -> list[tuple[np.ndarray, float]]:
-    """Return the middle of every record at its own rate, between 0.5 and 40 Hz, and that rate."""
+def raw_signals(source: str, records: ECGDataset) -> list[np.ndarray]:
+    """Return the middle of every record in mV at `NOISE_FS_HZ`, between 0.5 and 40 Hz."""
     if source == "synthetic":
         seed = ladder_runs.synthetic_seed("test")
         made = synthetic.make_records(ladder_runs.N_SYNTHETIC["test"], seed=seed)
@@ -120,9 +121,8 @@ def raw_signals(source: str, records: ECGDataset) -> list[tuple[np.ndarray, floa
         wanted_s = STEPS.n_samples / STEPS.fs_hz + 4  # the window, and filters swing in outside
         n = min(len(record.signal_mv), round(wanted_s * record.fs_hz))
         start = (len(record.signal_mv) - n) // 2
-        band = Preprocessing(record.fs_hz, n, STEPS.band_hz)
-        middle = record.signal_mv[start : start + n]
-        signals.append((band(middle, record.fs_hz)[0], record.fs_hz))
+        steps = Preprocessing(NOISE_FS_HZ, math.ceil(n * NOISE_FS_HZ / record.fs_hz), STEPS.band_hz)
+        signals.append(steps(record.signal_mv[start : start + n], record.fs_hz)[0])
     return signals
 
 

@@ -13,7 +13,7 @@ Attacks raise the loss of all trusted labels together, within a budget for every
 lead, before the model's scaling. Only seed 0, on synthetic records, meets the strongest: PGD of 50
 steps from 5 random starts, and PGD on one label at a time.
 
-Noise is made at the rate of the record as it was sampled, at a ratio to its power between 0.5 and
+Noise is made at 500 Hz, whatever the rate of the record, at a ratio to its power between 0.5 and
 40 Hz, and goes through the whole preprocessing. Bands are removed from the prepared signal.
 
 Each run, one model with one seed, leaves its probabilities in runs/robust, after every attack;
