@@ -22,8 +22,8 @@ _MODULES = (
     "bootstrap", "bundles", "checkpoints", "checks", "chunked", "classifier", "comments",
     "convolution", "data", "evaluation", "explain", "faithfulness", "frontend", "groups",
     "labels", "ladder", "layers", "leads", "localization", "mamba", "metrics", "models",
-    "normalization", "perturbations", "physionet", "plots", "preprocessing", "recipes",
-    "records", "recurrences", "relevance_plot", "resampling", "rules", "scan", "snr",
+    "normalization", "perturbations", "physionet", "plots", "preprocessing", "randomization",
+    "recipes", "records", "recurrences", "relevance_plot", "resampling", "rules", "scan", "snr",
     "spectrum", "splits", "storage", "synthetic", "training", "vision_mamba",
 )  # fmt: skip
 __all__ = [*_HOMES, *_MODULES]

@@ -1,4 +1,4 @@
-"""The check that every frozen dataclass of settings makes of its values."""
+"""One check for the values of settings, such as those of a frozen dataclass."""
 
 from __future__ import annotations
 

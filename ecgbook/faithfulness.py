@@ -1,20 +1,13 @@
-"""How faithful a relevance map is to its model: take the relevant away, or the training away.
-
-The perturbation curves follow a logit while windows of the record are removed in the order of
-their relevance. The randomization tests ask if a map changes with the model and with the class.
-"""
+"""How faithful a relevance map is to its model: follow the logit while the relevant is removed."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attributions import Model, check_arguments, target_logits
 
@@ -174,151 +167,6 @@ def insertion(
         least_first=gone.most_first[:, backward],
         delta_area=gone.delta_area,
     )
-
-
-def similarity(
-    a: Tensor | np.ndarray,
-    b: Tensor | np.ndarray,
-    mask: Tensor | np.ndarray | None = None,
-    *,
-    absolute: bool,
-) -> np.ndarray:
-    """Compute Spearman's rank correlation of two relevance maps of every record (SciPy).
-
-    Parameters
-    ----------
-    a, b : Tensor or ndarray, shape (batch, length, leads)
-    mask : Tensor or ndarray, shape (batch, length), bool, optional
-        True where there is signal; the rest does not count.
-    absolute : bool
-        Whether to compare absolute values: if not, a map and its negative have a correlation
-        of -1.
-
-    Returns
-    -------
-    ndarray, shape (batch,), float64
-        NaN, with SciPy's warning, for a map that is constant.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ.
-    """
-    a, b = (torch.as_tensor(r).detach().double().cpu() for r in (a, b))
-    if a.ndim != 3 or a.shape != b.shape:
-        raise ValueError(
-            f"maps of shapes {tuple(a.shape)} and {tuple(b.shape)} found, twice the same "
-            "(batch, length, leads) wanted"
-        )
-    if absolute:
-        a, b = a.abs(), b.abs()
-    inside = _mask(a, None if mask is None else torch.as_tensor(mask).cpu())[..., 0]
-    pairs = zip(a, b, inside, strict=True)
-    return np.array([spearmanr(p[i].flatten(), q[i].flatten()).statistic for p, q, i in pairs])
-
-
-def cascading_randomization(
-    model: nn.Module,
-    untrained: nn.Module,
-    method: Callable[..., Tensor],
-    x: Tensor,
-    target: int | Tensor,
-    mask: Tensor | None = None,
-    *,
-    stages: Sequence[str],
-    absolute: bool,
-) -> dict[str, np.ndarray]:
-    """Compare the map with those of the model as one part after the other loses its training.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        In evaluation mode; a copy is changed.
-    untrained : torch.nn.Module
-        The same architecture with fresh parameters, such as ``type(model)(**model.config)``.
-    method : callable
-        ``method(model, x, target, mask)``, such as `ecgbook.attributions.gradient_times_input`.
-    x, target, mask
-        As for `ecgbook.attributions.target_logits`.
-    stages : sequence of str
-        Names of submodules from the output to the input, such as
-        ``["head", "attention", "blocks.1", "blocks.0", "stem"]``.
-    absolute : bool
-        As for `similarity`.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (batch,)
-        For each stage, the similarity of the map of the trained model to that of the model in
-        which this stage and all before it have the parameters and buffers of `untrained`.
-
-    Raises
-    ------
-    ValueError
-        If a stage is no submodule of the model.
-
-    Notes
-    -----
-    A map that depends on what the model learned comes close to 0 at the last stage. How fast it
-    falls says little: residual connections keep the order of magnitude of the signal, and so part
-    of the map (Binder et al., 2023, arXiv:2211.12486).
-
-    Source: Adebayo et al. (2018), arXiv:1810.03292.
-    """
-    for stage in stages:
-        if not stage or stage not in dict(model.named_modules()):
-            raise ValueError(
-                f"stage {stage!r} found, a submodule of {type(model).__name__} wanted: "
-                f"{', '.join(name for name, _ in model.named_children())}, or a part of one"
-            )
-    reference = method(model, x, target, mask)
-    altered, found = copy.deepcopy(model), {}
-    for stage in stages:
-        fresh = untrained.get_submodule(stage).state_dict()
-        altered.get_submodule(stage).load_state_dict(fresh)
-        changed = method(altered, x, target, mask)
-        found[stage] = similarity(reference, changed, mask, absolute=absolute)
-    return found
-
-
-def random_logit(
-    model: Model,
-    method: Callable[..., Tensor],
-    x: Tensor,
-    target: int | Tensor,
-    mask: Tensor | None = None,
-    *,
-    absolute: bool,
-    generator: torch.Generator | None = None,
-) -> np.ndarray:
-    """Compare the map of the target with that of another class, drawn for each record.
-
-    Parameters
-    ----------
-    model, x, target, mask
-        As for `ecgbook.attributions.target_logits`, and so are the errors.
-    method : callable
-        As for `cascading_randomization`.
-    absolute : bool
-        As for `similarity`.
-    generator : torch.Generator, optional
-        Source of chance, on the CPU; PyTorch's own, if omitted.
-
-    Returns
-    -------
-    ndarray, shape (batch,), float64
-        1 for a map that does not depend on the class.
-
-    Source: Sixt et al. (2020), arXiv:1912.09818.
-    """
-    reference = method(model, x, target, mask)
-    with torch.no_grad():
-        n_classes = model(x[:1], None if mask is None else mask[:1]).shape[1]
-    if n_classes < 2:
-        raise ValueError(f"{n_classes} class found, 2 or more wanted to draw another one")
-    away = torch.randint(1, n_classes, (len(x),), generator=generator).to(x.device)
-    other = (torch.as_tensor(target, device=x.device) + away) % n_classes
-    return similarity(reference, method(model, x, other, mask), mask, absolute=absolute)
 
 
 def _check_choices(x, relevance, inside, window, replacement, order, steps) -> None:

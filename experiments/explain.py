@@ -159,7 +159,11 @@ PARTS = {
         scores.completeness,
     ),
     "randomization": Part(
-        partial(choose, RHYTHMS, 4), TWO, randomized, scores.randomization, {"stages": STAGES}
+        partial(choose, RHYTHMS, 4),
+        TWO,
+        randomized,
+        scores.randomization,
+        {"stages": STAGES, "bins": 100},
     ),
     "intervals": Part(
         marked,

@@ -18,7 +18,7 @@ from explain_methods import Method
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ecgbook import faithfulness, localization
+from ecgbook import faithfulness, localization, randomization
 from ecgbook.batching import trim
 from ecgbook.data import ECGDataset
 from ecgbook.explain import MambaLRP
@@ -94,20 +94,25 @@ def completed(chosen: Chosen, model: nn.Module, method: dict) -> dict:
     return joined(parts)
 
 
-def randomized(chosen: Chosen, model: nn.Module, method: Method, stages: list[str]) -> dict:
+def randomized(
+    chosen: Chosen, model: nn.Module, method: Method, stages: list[str], bins: int
+) -> dict:
     """Compare the maps of a method with those of less trained models and of other classes."""
     untrained = type(model)(**model.config).eval()
     parts = []
     for _, x, target, mask in batches(chosen):
-        found = {}
+        rise = randomization.efficient_randomization(
+            model, untrained, method, x, target, mask, bins=bins
+        )
+        found = {"complexity/rise": rise}
         for kind, absolute in (("signed", False), ("absolute", True)):
             same = {"mask": mask, "absolute": absolute}
-            cascade = faithfulness.cascading_randomization(
+            cascade = randomization.cascading_randomization(
                 model, untrained, method, x, target, stages=stages, **same
             )
             found |= {f"{kind}/{stage}": values for stage, values in cascade.items()}
             other = torch.Generator().manual_seed(0)  # the same other class, whatever the kind
-            found[f"{kind}/random logit"] = faithfulness.random_logit(
+            found[f"{kind}/random logit"] = randomization.random_logit(
                 model, method, x, target, generator=other, **same
             )
         parts.append(found)

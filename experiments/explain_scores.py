@@ -136,13 +136,13 @@ def completeness(runs: Runs, chosen) -> dict:
 
 
 def randomization(runs: Runs, chosen) -> dict:
-    """Average rank correlations, signed and absolute, by stage."""
+    """Average rank correlations, signed and absolute, by stage; and the rise of complexity."""
     methods = {}
     for name, each in runs.items():
-        methods[name] = {"signed": {}, "absolute": {}}
+        methods[name] = {}
         for key in each[0]:
-            kind, stage = key.split("/")
-            methods[name][kind][stage] = scored([run[key] for run in each], chosen)
+            kind, what = key.split("/")
+            methods[name].setdefault(kind, {})[what] = scored([run[key] for run in each], chosen)
     return {"methods": methods}
 
 

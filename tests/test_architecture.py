@@ -14,7 +14,7 @@ RANKS = {
     2: "physionet data layers snr spectrum relevance_plot localization",
     3: "augment frontend mamba attention classifier splits evaluation",
     4: "vision_mamba perturbations attributions",
-    5: "models attacks rules faithfulness",
+    5: "models attacks rules faithfulness randomization",
     6: "bundles adversarial",
     7: "recipes explain",
     8: "training",

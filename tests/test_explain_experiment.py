@@ -15,7 +15,7 @@ from explained import book_model
 from marked import BEAT_S, SHAPE, long_record
 from scipy.integrate import trapezoid
 
-from ecgbook import attributions, faithfulness, localization
+from ecgbook import attributions, faithfulness, localization, randomization
 from ecgbook.bundles import Bundle
 from ecgbook.explain import MambaLRP
 from ecgbook.labels import RHYTHMS
@@ -169,19 +169,20 @@ def test_at_the_last_stage_nothing_is_left_of_the_training(scripts, model, chose
     assert names <= set(scripts.explain.STAGES)
     method = attributions.gradient_times_input
     torch.manual_seed(7)
-    found = scripts.explain_measures.randomized(chosen, model, method, scripts.explain.STAGES)
+    stages, bins = scripts.explain.STAGES, 50
+    found = scripts.explain_measures.randomized(chosen, model, method, stages, bins)
     torch.manual_seed(7)
     untrained = type(model)(**model.config).eval()
     _, x, target, mask = next(scripts.explain_measures.batches(chosen))
     maps = [method(each, x, target, mask) for each in (model, untrained)]
     for kind, absolute in (("signed", False), ("absolute", True)):
-        wanted = faithfulness.similarity(*maps, mask, absolute=absolute)
+        wanted = randomization.similarity(*maps, mask, absolute=absolute)
         np.testing.assert_allclose(found[f"{kind}/stem"], wanted, atol=1e-6)
         assert (abs(found[f"{kind}/head"] - wanted) > 0.01).all(), "and not at once"
-    assert set(found) == {
-        f"{kind}/{stage}"
-        for kind in ("signed", "absolute")
-        for stage in (*scripts.explain.STAGES, "random logit")
+    before, after = (randomization.complexity(each, mask, bins=bins) for each in maps)
+    np.testing.assert_allclose(found["complexity/rise"], after / before - 1, atol=1e-6)
+    assert set(found) == {"complexity/rise"} | {
+        f"{kind}/{stage}" for kind in ("signed", "absolute") for stage in (*stages, "random logit")
     }
 
 
@@ -448,7 +449,10 @@ def small_experiment(scripts, model, bundle, tmp_path, monkeypatch):
         "localization": partial(explain.choose, ("PAC", "PVC"), 1),
         "intervals": lambda: explain.prepared(records),
     }
-    protocols = {"cost": {"batch": 2, "rounds": 2}, "randomization": {"stages": ["head", "stem"]}}
+    protocols = {
+        "cost": {"batch": 2, "rounds": 2},
+        "randomization": {"stages": ["head", "stem"], "bins": 20},
+    }
     parts = {}
     for name, part in explain.PARTS.items():
         wanted = ("random", "gradient x input", "MambaLRP", "without gate", "time", "energy")

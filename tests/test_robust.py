@@ -225,7 +225,10 @@ def test_no_committed_score_hides_a_weak_attack(robust, committed, source, way):
         assert under_pgd < macro[f"random noise/{uv}"]
     if source == "synthetic":
         strongest = scores["pgd, 50 steps, 5 starts/25"]["auroc"]["macro"][0]
-        assert abs(strongest - scores["pgd/25"]["auroc_by_seed"][0]) < 0.03
+        more = scores["pgd/25"]["auroc_by_seed"][0] - strongest
+        assert more > -0.01, "more steps and starts do less harm"
+        if way in ("adversarial", "both"):  # a loss that is less curved is soon climbed
+            assert more < 0.03, "20 steps are not enough"
 
 
 def test_training_against_attacks_helps_against_them(committed):
