@@ -203,9 +203,9 @@ def test_the_committed_results_hold_three_seeds_of_four_models_and_provenance(
         assert {"command", "commit", "data_sha256", "versions"} <= set(found["provenance"])
         assert tuple(found["models"]) == WAYS
         for scores in found["models"].values():
-            at_25 = [f"{name}/{robust.CHECKED_UV}" for name in ("random noise", *robust.ATTACKS)]
-            every = [f"{name}/{uv}" for name in ("fgsm", "pgd") for uv in robust.EPSILON_UV]
-            for condition in ("clean", *(at_25 + every if part == "attacks" else scores)):
+            names, budgets = ("random noise", *robust.ATTACKS), robust.EPSILON_UV
+            every = [f"{name}/{uv}" for name in names for uv in budgets]
+            for condition in ("clean", *(every if part == "attacks" else scores)):
                 assert scores[condition]["seeds"] == len(robust.SEEDS)
             for score in scores.values():
                 value, low, high = score["auroc"]["macro"]
