@@ -169,7 +169,7 @@ class Converter:
                 raise PageError(f"reference to page {label!r}: not in _toc.yml")
             return f"[{shown or self.titles[page]}]({self._url(page)})"
         if name == "term":
-            anchor = f"term-{label.replace(' ', '-')}"
+            anchor = "term-" + re.sub(r"[^A-Za-z0-9._-]+", "-", label)  # as Sphinx names it
             return f"[{shown or text}]({self._url('book/glossary')}#{anchor})"
         raise PageError(
             f"role {{{name}}} found; the notebooks know cite, eq, ref, numref, doc, term"
