@@ -38,9 +38,10 @@ oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compa
 	$(ORACLE)/art adversarial-robustness-toolbox==1.20.1
 	$(ORACLE)/zennit zennit==0.5.1
 
-lint: setup ## check style and formatting
+lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
 
 notebooks: setup ## regenerate the .ipynb beside each chapter
 	$(BIN)/python scripts/make_notebooks.py

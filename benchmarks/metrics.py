@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ecgbook import metrics
-from ecgbook.bootstrap import bootstrap
+from ecgbook.metrics import bootstrap
 
 
 def best_of(function, repeats: int) -> float:

@@ -42,9 +42,7 @@ from method import (
 from peers import GroupedMamba2, GroupedStem, TransformerClassifier
 from torch import Tensor, nn
 
-from ecgbook.frontend import LeadBranches
-from ecgbook.leads import GROUPS
-from ecgbook.mamba import Mamba2
+from ecgbook.leads import LEAD_GROUPS
 from ecgbook.models import (
     MAMBA2_PRESETS,
     PREPROCESSING,
@@ -52,6 +50,8 @@ from ecgbook.models import (
     CNNBaseline,
     ECGVisionMamba,
     EnhancedECGMamba2,
+    LeadBranches,
+    Mamba2,
 )
 
 WHOLE = (
@@ -218,9 +218,9 @@ def one_by_one_and_at_once(size: str) -> dict[str, tuple[nn.Module, nn.Module]]:
     """Make both forms of each part of the lead branches, with the same values."""
     torch.manual_seed(0)
     d_model, width, padding = PRESETS[size].values()
-    stems = LeadBranches({name: Untouched() for name in GROUPS}, width, d_model, padding)
+    stems = LeadBranches({name: Untouched() for name in LEAD_GROUPS}, width, d_model, padding)
     sizes = {key: MAMBA2_PRESETS[size][key] for key in ("d_state", "head_dim")}
-    layers = OneByOne([Mamba2(d_model, **sizes) for _ in GROUPS])
+    layers = OneByOne([Mamba2(d_model, **sizes) for _ in LEAD_GROUPS])
     return {
         "stems": (stems, GroupedStem([*stems.stems.values()])),
         "Mamba-2 layers": (layers, GroupedMamba2([*layers.layers])),

@@ -15,14 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ecgbook.classifier import TokenClassifier
-from ecgbook.convolution import causal_conv
-from ecgbook.frontend import ConvStem
-from ecgbook.layers import MaskedMean, Scale
-from ecgbook.mamba import Mamba, Mamba2
-from ecgbook.normalization import rms_norm
-from ecgbook.recurrences import segment_sum
-from ecgbook.scan import ssd
+from ecgbook.models import (
+    ConvStem,
+    Mamba,
+    Mamba2,
+    MaskedMean,
+    Scale,
+    TokenClassifier,
+    causal_conv,
+    rms_norm,
+)
+from ecgbook.scan import segment_sum, ssd
 
 ORACLES = Path(__file__).resolve().parents[1] / ".oracles"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # transformers asks no server for kernels
@@ -94,7 +97,7 @@ class ScanAlone(nn.Module):
     Parameters
     ----------
     scan : torch.nn.Module
-        Called as `ecgbook.layers.SelectiveScan` is.
+        Called as `ecgbook.models.SelectiveScan` is.
     batch, length, channels, d_state : int
     """
 
@@ -153,7 +156,7 @@ class TransformerClassifier(TokenClassifier):
 
     def tokens(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run the stem and the layers."""
-        tokens, token_mask = self.stem(x, mask)
+        tokens, token_mask = self.stem(self.scale(x), mask)
         tokens = self.dropout(tokens)
         for block in self.blocks:
             tokens = block(tokens, src_key_padding_mask=~token_mask)
@@ -165,7 +168,7 @@ class GroupedStem(ConvStem):
 
     Parameters
     ----------
-    stems : sequence of ecgbook.frontend.ConvStem
+    stems : sequence of ecgbook.models.ConvStem
         In the order of `ecgbook.leads.GROUPS`, which is that of the leads; their values are copied.
     """
 
@@ -192,7 +195,7 @@ class GroupedMamba2(nn.Module):
 
     Parameters
     ----------
-    layers : sequence of ecgbook.mamba.Mamba2
+    layers : sequence of ecgbook.models.Mamba2
         Of one size and with one group of B and C; their values are copied.
     """
 

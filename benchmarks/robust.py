@@ -19,12 +19,11 @@ import scipy.fft
 import torch
 from scipy import signal
 
-from ecgbook.adversarial import AdversarialTraining
-from ecgbook.attacks import apgd, pgd, smooth
+from ecgbook.attacks import AdversarialTraining, apgd, pgd, smooth
 from ecgbook.augment import FrequencyMask, LeadMask, Mixup, Noise
 from ecgbook.ladder import WHOLE
 from ecgbook.models import PREPROCESSING
-from ecgbook.snr import KINDS, add_noise
+from ecgbook.signals import NOISE_KINDS, add_noise
 from ecgbook.training import multilabel_loss
 
 RESULT = method.RESULTS / "robust_speed.json"
@@ -97,7 +96,7 @@ def transform_tasks() -> dict[str, Callable[[], None]]:
         "FrequencyMask, p=0.5": lambda: half(x),
         **{
             f"add_noise, {kind}": lambda kind=kind: add_noise(x, kind, 6.0, STEPS.fs_hz)
-            for kind in KINDS
+            for kind in NOISE_KINDS
         },
         "Noise, p=0.5": lambda: noise(x),
         "LeadMask": lambda: leads(x),

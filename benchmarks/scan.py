@@ -44,8 +44,7 @@ from peers import (
 )
 from torch import nn
 
-from ecgbook.layers import SelectiveScan
-from ecgbook.mamba import Bidirectional, Mamba, Mamba2, Unidirectional
+from ecgbook.models import Bidirectional, Mamba, Mamba2, SelectiveScan, Unidirectional
 
 FLOOR = "matrix products alone"
 

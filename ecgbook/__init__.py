@@ -1,38 +1,74 @@
 """The package of the ECG book: 12-lead rhythm classification with state-space models.
 
-Modules load when they are first used, so ``import ecgbook`` takes no time and
+Rooms load when they are first used, so ``import ecgbook`` takes no time and
 ``ecgbook.records.read_record(...)`` needs no other import.
 """
 
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors complete; the same names as below
+    from . import (
+        attacks,
+        augment,
+        checks,
+        data,
+        explain,
+        labels,
+        ladder,
+        leads,
+        metrics,
+        models,
+        plots,
+        records,
+        scan,
+        signals,
+        storage,
+        synthetic,
+        training,
+    )
+    from .models import (
+        Bidirectional,
+        CNNBaseline,
+        ECGVisionMamba,
+        EnhancedECGMamba2,
+        Mamba,
+        Mamba2,
+    )
+    from .storage import results
+    from .training import Bundle, load
 
 __version__ = "0.1.0"
 
+_ROOMS = (
+    "attacks", "augment", "checks", "data", "explain", "labels", "ladder", "leads", "metrics",
+    "models", "plots", "records", "scan", "signals", "storage", "synthetic", "training",
+)  # fmt: skip
 _HOMES = {
+    "Bidirectional": "models",
     "CNNBaseline": "models",
     "ECGVisionMamba": "models",
     "EnhancedECGMamba2": "models",
-    "Bundle": "bundles",
-    "load": "bundles",
+    "Mamba": "models",
+    "Mamba2": "models",
+    "Bundle": "training",
+    "load": "training",
+    "results": "storage",
 }
-_MODULES = (
-    "adversarial", "attacks", "attention", "attributions", "augment", "batching", "beats",
-    "bootstrap", "bundles", "checkpoints", "checks", "chunked", "classifier", "comments",
-    "convolution", "data", "evaluation", "explain", "faithfulness", "frontend", "groups",
-    "labels", "ladder", "layers", "leads", "localization", "mamba", "metrics", "models",
-    "normalization", "perturbations", "physionet", "plots", "preprocessing", "randomization",
-    "recipes", "records", "recurrences", "relevance_plot", "resampling", "rules", "scan", "snr",
-    "spectrum", "splits", "storage", "synthetic", "training", "vision_mamba",
-)  # fmt: skip
-__all__ = [*_HOMES, *_MODULES]
+__all__ = [
+    "Bidirectional", "Bundle", "CNNBaseline", "ECGVisionMamba", "EnhancedECGMamba2", "Mamba",
+    "Mamba2", "attacks", "augment", "checks", "data", "explain", "labels", "ladder", "leads",
+    "load", "metrics", "models", "plots", "records", "results", "scan", "signals", "storage",
+    "synthetic", "training",
+]  # fmt: skip
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    if name in _MODULES:
+    if name in _ROOMS:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

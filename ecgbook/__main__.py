@@ -9,20 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import bundles, evaluation, models, physionet, splits, synthetic
-from .adversarial import ATTACKS, AdversarialTraining
+from . import data, metrics, models, synthetic, training
+from .attacks import ATTACKS, AdversarialTraining
 from .augment import FrequencyMask
-from .beats import find_beats
 from .data import ECGDataset, from_folder, from_records
 from .explain import MambaLRP
 from .labels import POLICIES, RHYTHMS
-from .ladder import interval
 from .leads import LEADS
-from .preprocessing import Preprocessing
-from .recipes import Recipe
 from .records import read_record
+from .signals import Preprocessing, find_beats
 from .storage import write_json
-from .training import fingerprint, fit
+from .training import Recipe, fingerprint, fit
 
 MODELS = {
     "cnn": (models.CNNBaseline, models.PRESETS),
@@ -46,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, physionet.DownloadError) as error:
+    except (ValueError, OSError, data.DownloadError) as error:
         print(f"ecgbook {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -162,8 +159,8 @@ def _dataset(options: argparse.Namespace, preprocessing: Preprocessing) -> ECGDa
 
 
 def _download(options: argparse.Namespace) -> None:
-    records = physionet.read_list(options.list) if options.list else None
-    physionet.download(options.folder, records, jobs=options.jobs)
+    records = data.read_list(options.list) if options.list else None
+    data.download(options.folder, records, jobs=options.jobs)
     print(f"The records are in {options.folder}; export ECGBOOK_DATA={options.folder.resolve()}")
 
 
@@ -182,7 +179,7 @@ def _train(options: argparse.Namespace) -> None:
         adversarial=attack,
     )
     dataset = _dataset(options, preprocessing)
-    train, valid, _ = splits.split_by_patient(dataset, seed=options.seed)
+    train, valid, _ = data.split_by_patient(dataset, seed=options.seed)
     torch.manual_seed(options.seed)
     cls, presets = MODELS[options.model]
     layers = {} if options.layers is None else {"n_layers": options.layers}
@@ -199,27 +196,27 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    bundle = bundles.load(options.model)
+    bundle = training.load(options.model)
     dataset = _dataset(options, bundle.preprocessing)
     if options.part != "all":
         _check_origin(options, bundle.card, fingerprint(dataset))
-        parts = splits.split_by_patient(dataset, seed=options.seed)
+        parts = data.split_by_patient(dataset, seed=options.seed)
         dataset = parts[("train", "valid", "test").index(options.part)]
-    scores = evaluation.evaluate(
-        dataset, evaluation.predict(bundle.model, dataset), bundle.thresholds
-    )
+    scores = training.evaluate(dataset, training.predict(bundle.model, dataset), bundle.thresholds)
     print(f"{options.part} part of {options.data}: {scores['records']} records, 95 % intervals")
     print(f"{'':6}{'positive':>9}{'AUROC':>24}{'AUPRC':>24}{'F1':>24}")
     for name in ("macro", *RHYTHMS):
         count = scores["positives"].get(name, "")
-        cells = "".join(f"{interval(scores[m][name]):>24}" for m in ("auroc", "auprc", "f1"))
+        cells = "".join(
+            f"{metrics.format_interval(scores[m][name]):>24}" for m in ("auroc", "auprc", "f1")
+        )
         print(f"{name:6}{count:>9}{cells}")
     if options.json:
         write_json(options.json, {"model": str(options.model), "part": options.part} | scores)
 
 
 def _predict(options: argparse.Namespace) -> None:
-    bundle = bundles.load(options.model)
+    bundle = training.load(options.model)
     print("Probability of each rhythm; * from the model's threshold on. Not for diagnosis.")
     print(f"{'':32}" + "".join(f"{rhythm:>8} " for rhythm in RHYTHMS))
     for path in options.records:
@@ -234,7 +231,7 @@ def _explain(options: argparse.Namespace) -> None:
         raise ValueError(f"--against {options.against} found, a rhythm other than --target wanted")
     record = read_record(options.record)
     target = (options.target, options.against) if options.against else options.target
-    found = MambaLRP(bundles.load(options.model)).explain(record, target)
+    found = MambaLRP(training.load(options.model)).explain(record, target)
     print(f"What the model used in {record.name}; for teaching, not for diagnosis.")
     print(found.balance())
     print(f"Input share {found.input_share:.3f}, bias share {1 - found.input_share:.3f}.")
@@ -252,7 +249,7 @@ def _explain(options: argparse.Namespace) -> None:
         print("\nXQRS of the wfdb package finds no R peaks in lead II.")
     if options.figure:
         page = found.plot(peaks_s if len(peaks_s) else None)
-        page.figure.savefig(options.figure, dpi=150)
+        page.figure.savefig(options.figure, dpi=150)  # pyright: ignore[reportAttributeAccessIssue]
         print(f"\nThe page is in {options.figure}")
 
 

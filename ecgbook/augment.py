@@ -22,11 +22,9 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from .batching import valid_lengths
-from .checks import check_fields
-from .leads import GROUPS, LEADS, index
-from .snr import KINDS, add_noise, check_kind
-from .spectrum import without_bands
+from .checks import check_fields, valid_lengths
+from .leads import LEAD_GROUPS, LEADS, index
+from .signals import NOISE_KINDS, add_noise, check_kind, without_bands
 
 
 def _rand(shape: Sequence[int], device: torch.device, generator) -> Tensor:
@@ -75,7 +73,7 @@ class FrequencyMask:
     -----
     Source: D. S. Park et al. (2019), arXiv:1904.08779, masks bands of a spectrogram of speech;
     here they are masked in the Fourier transform of the whole record, as
-    `ecgbook.spectrum.remove_band` says.
+    `ecgbook.signals.remove_band` says.
     """
 
     fs_hz: float
@@ -144,10 +142,11 @@ class Noise:
     fs_hz : float
         Sampling rate of the signals in Hz.
     kinds : tuple of str
-        Kinds of `ecgbook.snr.KINDS`, drawn with equal chances. Recorded noise is no plain value;
-        give it to `ecgbook.snr.add_noise` for a test on noise that no training has seen.
+        Kinds of `ecgbook.signals.NOISE_KINDS`, drawn with equal chances. Recorded noise is no
+        plain value; give it to `ecgbook.signals.add_noise` for a test on noise that no training
+        has seen.
     snr_db : (float, float)
-        Lowest and highest ratio in dB, drawn uniformly; `ecgbook.snr.add_noise` defines it.
+        Lowest and highest ratio in dB, drawn uniformly; `ecgbook.signals.add_noise` defines it.
     p : float
         Probability of a record to get noise.
 
@@ -158,7 +157,7 @@ class Noise:
     """
 
     fs_hz: float
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = NOISE_KINDS
     snr_db: tuple[float, float] = (0.0, 24.0)
     p: float = 0.5
     transform: str = field(default="Noise", init=False)
@@ -175,7 +174,9 @@ class Noise:
         )
         for kind in self.kinds:
             if not isinstance(kind, str):
-                raise ValueError(f"Noise: kind={kind!r} found, one of {', '.join(KINDS)} wanted")
+                raise ValueError(
+                    f"Noise: kind={kind!r} found, one of {', '.join(NOISE_KINDS)} wanted"
+                )
             check_kind(kind, self.fs_hz)
 
     def __call__(
@@ -207,8 +208,8 @@ class LeadMask:
     ----------
     p : float
         Probability of every lead, or group, of a record to be masked.
-    groups : bool
-        Mask the groups of `ecgbook.leads.GROUPS` as a whole, rather than single leads.
+    whole_groups : bool
+        Mask the groups of `ecgbook.leads.LEAD_GROUPS` as a whole, rather than single leads.
 
     Raises
     ------
@@ -221,14 +222,14 @@ class LeadMask:
     """
 
     p: float = 0.1
-    groups: bool = False
+    whole_groups: bool = False
     transform: str = field(default="LeadMask", init=False)
 
     def __post_init__(self):
         _check(
             self,
             p=(0 <= self.p <= 1, "0 to 1"),
-            groups=(isinstance(self.groups, bool), "True or False"),
+            whole_groups=(isinstance(self.whole_groups, bool), "True or False"),
         )
 
     def __call__(
@@ -236,7 +237,7 @@ class LeadMask:
     ) -> Tensor:
         """Mask leads of a batch; arguments and result as those of `FrequencyMask`."""
         valid_lengths(x, mask)
-        parts = list(GROUPS) if self.groups else list(LEADS)
+        parts = list(LEAD_GROUPS) if self.whole_groups else list(LEADS)
         chance = _rand((len(x), len(parts) + 1), x.device, generator)
         kept = chance[:, :-1] >= self.p
         last = (chance[:, -1] * len(parts)).long().clamp(max=len(parts) - 1)

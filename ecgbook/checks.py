@@ -1,8 +1,13 @@
-"""One check for the values of settings, such as those of a frozen dataclass."""
+"""The checks that many rooms share: of settings, and of batches with their mask."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .leads import LEADS
 
 
 def check_fields(
@@ -28,3 +33,113 @@ def check_fields(
         if not right:
             where = "" if owner is None else f"{owner}: "
             raise ValueError(f"{where}{name}={getattr(settings, name)!r} found, {wanted} wanted")
+
+
+def check_batch(
+    x: Tensor, mask: Tensor | None = None, leads: int | None = len(LEADS), what: str = "input"
+) -> None:
+    """Refuse a batch of another shape or kind, or a mask that does not belong to it.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, length, leads), float
+        Signals, or tokens with their channels in place of the leads.
+    mask : Tensor, shape (batch, length), bool, optional
+        True where there is signal.
+    leads : int or None
+        Size of the last axis; any, if None.
+    what : str
+        What the message calls `x`.
+
+    Raises
+    ------
+    TypeError
+        If `x` or `mask` is no tensor.
+    ValueError
+        If a shape, dtype or device does not fit, naming what was found and what is wanted.
+    """
+    for name, values in ((what, x), ("mask", mask)):
+        if values is not None and not isinstance(values, Tensor):
+            raise TypeError(
+                f"{name} of {type(values).__module__}.{type(values).__name__} found, torch.Tensor "
+                "wanted; convert it with torch.as_tensor"
+            )
+    axes = f"(batch, length, {'leads' if leads is None else leads})"
+    if x.ndim != 3 or leads not in (None, x.shape[2]):
+        hint = ""
+        if x.ndim == 3 and x.shape[1] == leads:
+            hint = "; transpose the last two axes"
+        elif x.ndim == 2 and leads in (None, x.shape[1]):
+            hint = "; one record is a batch of one: x[None]"
+        raise ValueError(f"{what} of shape {tuple(x.shape)} found, {axes} wanted{hint}")
+    if not len(x):
+        raise ValueError("an empty batch found, at least one record wanted")
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{what} of {x.dtype} found, a floating dtype wanted; convert it with x.float()"
+        )
+    if mask is None:
+        return
+    if mask.shape != x.shape[:2] or mask.dtype != torch.bool:
+        hint = "; convert it with mask.bool()" if mask.shape == x.shape[:2] else ""
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)}, {mask.dtype} found, "
+            f"{tuple(x.shape[:2])}, torch.bool wanted{hint}"
+        )
+    if mask.device != x.device:
+        raise ValueError(f"mask on {mask.device} found, {x.device} wanted, where {what} is")
+
+
+def check_finite(x: Tensor, mask: Tensor | None = None) -> None:
+    """Refuse a batch that holds NaN or infinity where the mask says signal.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, length, leads), float
+    mask : Tensor, shape (batch, length), bool, optional
+        True where there is signal; everywhere, if omitted.
+
+    Raises
+    ------
+    ValueError
+        Naming the first record and sample.
+    """
+    broken = ~x.isfinite().all(-1)
+    if mask is not None:
+        broken &= mask
+    if broken.any():
+        record, sample = broken.nonzero()[0].tolist()
+        raise ValueError(
+            f"record {record} of the batch, sample {sample}: NaN or infinity found where the mask "
+            "says signal, finite numbers wanted; fill it, or leave it out with the mask"
+        )
+
+
+def valid_lengths(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Check a batch of 12-lead signals and count the samples of each record that are signal.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, length, 12), float32 or float64
+        Signals in mV, padding behind.
+    mask : Tensor, shape (batch, length), bool, optional
+        True where there is signal; everywhere, if omitted.
+
+    Returns
+    -------
+    Tensor, shape (batch,), int64
+        On the device of `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `check_batch`; also in half precision, or if signal follows padding.
+    """
+    check_batch(x, mask)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"input of {x.dtype} found, torch.float32 or torch.float64 in mV wanted")
+    if mask is None:
+        return torch.full((len(x),), x.shape[1], device=x.device)
+    if (mask[:, 1:] & ~mask[:, :-1]).any():
+        raise ValueError("a mask with signal behind padding found, padding behind signal wanted")
+    return mask.sum(1)

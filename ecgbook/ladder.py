@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from . import models
-from .adversarial import AdversarialTraining
+from . import metrics, models
+from .attacks import AdversarialTraining
 from .augment import FrequencyMask
 from .labels import RHYTHMS
-from .recipes import Recipe
-from .storage import experiment_file
+from .storage import results
+from .training import Recipe
 
 
 @dataclass(frozen=True)
@@ -167,26 +166,7 @@ def command(rung: Rung, data: str) -> str:
         A command line.
     """
     which = "--rows --left-out" if rung in LEFT_OUT else f"--rows {RUNGS.index(rung)}"
-    return f"python experiments/ladder.py {which} --data {shlex.quote(data)}"
-
-
-def results() -> dict:
-    """Return what ``experiments/ladder.py`` measured, with its provenance.
-
-    Returns
-    -------
-    dict
-        ``rows``: for each rung's name, ``parameters``, ``ms_per_record``, and for ``synthetic``
-        and ``real`` records the scores, the recipe and the ``provenance``; also ``change``, the
-        difference of macro-AUROC and macro-AUPRC to the row before, on the same records, and for
-        the whole ``change_to_baseline``, that to row 0.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the experiment has not been run.
-    """
-    return json.loads(experiment_file("results/ladder.json").read_text(encoding="utf-8"))
+    return f"python experiments/run_ladder.py {which} --data {shlex.quote(data)}"
 
 
 def table(data: str, upto: int = len(RUNGS) - 1) -> str:
@@ -202,9 +182,10 @@ def table(data: str, upto: int = len(RUNGS) - 1) -> str:
     Returns
     -------
     str
-        Parameters, time a record, and macro-AUROC, AUPRC and F1, each the mean over seeds with
-        the mean bounds of its 95 % interval. The last column is the change of macro-AUROC to the
-        row before in the table, with a paired interval; a dash where no such pair was run.
+        Parameters, time per record, and macro-AUROC, AUPRC and F1, each the mean over seeds with
+        its 95 % interval over patients and seeds. The last column is the change of macro-AUROC to
+        the row before in the table, with a paired interval and what it shows; a dash where no such
+        pair was run.
 
     Raises
     ------
@@ -212,7 +193,7 @@ def table(data: str, upto: int = len(RUNGS) - 1) -> str:
         If `data` is none of these, or a row has no results.
     """
     lines = [
-        "| row | model | parameters | ms a record | macro-AUROC | macro-AUPRC | macro-F1 "
+        "| row | model | parameters | ms per record | macro-AUROC | macro-AUPRC | macro-F1 "
         "| change of macro-AUROC |",
         "|---:|:---|---:|---:|:---|:---|:---|:---|",
     ]
@@ -241,7 +222,7 @@ def leave_one_out() -> str:
     before = RUNGS[4]
     row, scores = _scores(WHOLE, "synthetic")
     lines = [
-        "| model | parameters | ms a record | macro-AUROC | macro-AUPRC | macro-F1 "
+        "| model | parameters | ms per record | macro-AUROC | macro-AUPRC | macro-F1 "
         "| change of macro-AUROC |",
         "|:---|---:|---:|:---|:---|:---|:---|",
         f"| the whole | {_cells(row, scores, None)} |",
@@ -265,8 +246,13 @@ def _rows(data: str) -> tuple[int, ...]:
 def _cells(row: dict, scores: dict, change: list[float] | None) -> str:
     """Write what the tables have in common: size, time, scores, change."""
     cells = [f"{row['parameters']:,}", f"{row['ms_per_record']:.1f}"]
-    cells += [interval(scores[metric]["macro"]) for metric in ("auroc", "auprc", "f1")]
-    cells.append("–" if change is None else interval(change, sign="+"))
+    cells += [
+        metrics.format_interval(scores[metric]["macro"]) for metric in ("auroc", "auprc", "f1")
+    ]
+    if change is None:
+        cells.append("–")
+    else:
+        cells.append(f"{metrics.format_interval(change, sign='+')}, {metrics.verdict(change)}")
     return " | ".join(cells)
 
 
@@ -291,35 +277,16 @@ def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
     for rhythm in RHYTHMS:
         count = scores["positives"][rhythm]
         mark = " †" if count < rare else ""
-        cells = " | ".join(interval(scores[m][rhythm]) for m in ("auroc", "auprc", "f1"))
+        cells = " | ".join(
+            metrics.format_interval(scores[m][rhythm]) for m in ("auroc", "auprc", "f1")
+        )
         lines.append(f"| {rhythm}{mark} | {count} | {cells} |")
     return "\n".join(lines)
 
 
 def _scores(rung: Rung, data: str) -> tuple[dict, dict]:
     """Return a row and its scores on one kind of records."""
-    row = results()["rows"].get(rung.name, {})
+    row = results("ladder")["rows"].get(rung.name, {})
     if data not in row:
         raise ValueError(f"{rung.name} has no results on {data} records; run {command(rung, data)}")
     return row, row[data]
-
-
-def interval(values: list[float | None], sign: str = "") -> str:
-    """Write a value with its interval as ``0.912 [0.890, 0.931]``.
-
-    Parameters
-    ----------
-    values : list of float or None
-        Value, low and high; None where JSON has null for NaN.
-    sign : {"", "+"}
-        ``"+"`` writes the sign of positive numbers too, as for a difference.
-
-    Returns
-    -------
-    str
-        ``"not defined"`` if one of them is None.
-    """
-    if any(v is None for v in values):
-        return "not defined"
-    value, low, high = (f"{v:{sign}.3f}" for v in values)
-    return f"{value} [{low}, {high}]"

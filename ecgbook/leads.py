@@ -15,7 +15,7 @@ LEADS: tuple[str, ...] = (
 )  # fmt: skip
 """The 12 leads in the standard order, the order of every array in this package."""
 
-GROUPS: dict[str, tuple[str, ...]] = {
+LEAD_GROUPS: dict[str, tuple[str, ...]] = {
     "limb": LEADS[0:3],
     "augmented": LEADS[3:6],
     "anterior": LEADS[6:9],
@@ -54,7 +54,7 @@ def index(names: Sequence[str] | str) -> list[int]:
     Parameters
     ----------
     names : str or sequence of str
-        Lead names, or the name of one of `GROUPS`.
+        Lead names, or the name of one of `LEAD_GROUPS`.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def index(names: Sequence[str] | str) -> list[int]:
         Column numbers, in the order of `names`.
     """
     if isinstance(names, str):
-        names = GROUPS.get(names, (names,))
+        names = LEAD_GROUPS.get(names, (names,))
     return [LEADS.index(standard_name(name)) for name in names]
 
 

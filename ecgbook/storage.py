@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import math
 import os
@@ -108,22 +110,6 @@ def _plain(value):
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def experiment_file(name: str) -> Path:
-    """Return the path of a file of the book's ``experiments`` folder.
-
-    Parameters
-    ----------
-    name : str
-        Such as ``"results/ladder.json"``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    """
-    return book_file(f"experiments/{name}")
-
-
 def book_file(name: str) -> Path:
     """Return the path of a file that comes with the book: a result, or trained weights.
 
@@ -146,3 +132,30 @@ def book_file(name: str) -> Path:
         f"{name}: no such file beside or in {here}; results are written by the scripts in "
         "experiments/, each named for its result"
     )
+
+
+@functools.cache
+def _parsed(path: Path, changed: int) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def results(name: str) -> dict:
+    """Read what an experiment of the book measured.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"ladder"``, for ``experiments/results/ladder.json``.
+
+    Returns
+    -------
+    dict
+        With the ``provenance`` of the numbers; a copy, which may be changed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the experiment has not been run.
+    """
+    path = book_file(f"experiments/results/{name}.json")
+    return copy.deepcopy(_parsed(path, path.stat().st_mtime_ns))

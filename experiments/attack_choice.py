@@ -12,29 +12,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import ladder as ladder_runs
+import run_ladder
 from disturbances import attacked, choose
 from provenance import provenance
-from robust import CHECKED_UV, N_ATTACKED, scored
+from run_robust import CHECKED_UV, N_ATTACKED, scored
 
 from ecgbook import ladder
 from ecgbook.storage import write_json
 from ecgbook.training import fingerprint
 
 RESULT = Path(__file__).resolve().parent / "results" / "attack_choice.json"
-SEED = ladder_runs.SEEDS[0]
+SEED = run_ladder.SEEDS[0]
 PLAN = [("clean", 0), ("pgd", CHECKED_UV)]
 
 
 def main() -> None:
     """Train what has not been trained, score all, write the results."""
-    records = choose(ladder_runs.synthetic_part("valid"), N_ATTACKED)
+    records = choose(run_ladder.synthetic_part("valid"), N_ATTACKED)
     made_with = provenance(
         "python experiments/attack_choice.py", seed=SEED, data_sha256=fingerprint(records)
     )
     results = {}
     for name, rung in ladder.ATTACK_CHOICE.items():
-        bundle = ladder_runs.trained_on_synthetic(rung, SEED, {})
+        bundle = run_ladder.trained_on_synthetic(rung, SEED, {})
         found = dict(attacked(bundle, records, SEED, PLAN))
         results[name] = scored([found], records, [bundle.thresholds]) | {
             "recipe": bundle.card["recipe"],

@@ -7,20 +7,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-import ladder as ladder_runs
 import numpy as np
+import run_ladder
 import torch
 from tqdm import tqdm
 
-from ecgbook import attacks, data, snr, spectrum, synthetic
-from ecgbook.batching import trim
-from ecgbook.bundles import Bundle
-from ecgbook.data import ECGDataset
+from ecgbook import attacks, data, signals, synthetic
+from ecgbook.data import ECGDataset, trim
 from ecgbook.labels import RHYTHMS
-from ecgbook.preprocessing import Preprocessing
 from ecgbook.records import read_record
+from ecgbook.signals import Preprocessing
+from ecgbook.training import Bundle
 
-STEPS = ladder_runs.STEPS
+STEPS = run_ladder.STEPS
 NOISE_FS_HZ = 500.0  # some records have 100 Hz, which hold no mains
 SNR_DB = (-6, 0, 6, 12, 18, 24)
 BANDS_HZ = ((0.5, 2), (2, 4), (4, 6), (6, 9), (9, 13), (13, 20), (20, 40))
@@ -86,10 +85,10 @@ def disturbed(
     if part == "bands":
         for low, high in BANDS_HZ:
             batch = records.batch(range(len(records)))
-            x = spectrum.remove_band(batch["x"], STEPS.fs_hz, low, high, batch["mask"])
+            x = signals.remove_band(batch["x"], STEPS.fs_hz, low, high, batch["mask"])
             yield key("without", f"{low:g}-{high:g}"), replace(records, x=x.numpy())
         return
-    for kind in snr.KINDS:
+    for kind in signals.NOISE_KINDS:
         generator = torch.Generator().manual_seed(1)
         noise = np.stack([prepared_noise(each, kind, generator) for each in raw])
         for snr_db in SNR_DB:  # the same noise, larger and smaller
@@ -103,27 +102,27 @@ def prepared_noise(signal_mv: np.ndarray, kind: str, generator: torch.Generator)
     The preprocessing is linear: this and the prepared record add up to the prepared sum.
     """
     x = torch.from_numpy(signal_mv)[None]
-    noise = snr.add_noise(x, kind, 0.0, NOISE_FS_HZ, generator=generator) - x
+    noise = signals.add_noise(x, kind, 0.0, NOISE_FS_HZ, generator=generator) - x
     return STEPS(noise[0].numpy(), NOISE_FS_HZ)[0]
 
 
 def raw_signals(source: str, records: ECGDataset) -> list[np.ndarray]:
     """Return the middle of every record in mV at `NOISE_FS_HZ`, between 0.5 and 40 Hz."""
     if source == "synthetic":
-        seed = ladder_runs.synthetic_seed("test")
-        made = synthetic.make_records(ladder_runs.N_SYNTHETIC["test"], seed=seed)
+        seed = run_ladder.synthetic_seed("test")
+        made = synthetic.make_records(run_ladder.N_SYNTHETIC["test"], seed=seed)
         found = {record.name: record for record in made}
         chosen = [found[name] for name in records.names]
     else:
         chosen = [read_record(data.data_folder() / f"{name}.hea") for name in records.names]
-    signals = []
+    prepared = []
     for record in chosen:
         wanted_s = STEPS.n_samples / STEPS.fs_hz + 4  # the window, and filters swing in outside
         n = min(len(record.signal_mv), round(wanted_s * record.fs_hz))
         start = (len(record.signal_mv) - n) // 2
         steps = Preprocessing(NOISE_FS_HZ, math.ceil(n * NOISE_FS_HZ / record.fs_hz), STEPS.band_hz)
-        signals.append(steps(record.signal_mv[start : start + n], record.fs_hz)[0])
-    return signals
+        prepared.append(steps(record.signal_mv[start : start + n], record.fs_hz)[0])
+    return prepared
 
 
 def choose(records: ECGDataset, n: int, seed: int = 0) -> ECGDataset:

@@ -1,4 +1,4 @@
-"""What experiments/explain.py measures of one method, on records that have been chosen.
+"""What experiments/run_explain.py measures of one method, on records that have been chosen.
 
 All functions take the records, the model and the method first, then what the part's protocol says,
 and return arrays with one row a record.
@@ -10,21 +10,20 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import ladder as ladder_runs
 import ludb
 import numpy as np
+import run_ladder
 import torch
 from explain_methods import Method
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ecgbook import faithfulness, localization, randomization
-from ecgbook.batching import trim
-from ecgbook.data import ECGDataset
+from ecgbook import explain
+from ecgbook.data import ECGDataset, trim
 from ecgbook.explain import MambaLRP
 from ecgbook.labels import RHYTHMS
 
-STEPS = ladder_runs.STEPS
+STEPS = run_ladder.STEPS
 BEATS = {"PAC": "A", "PVC": "V"}
 """The kind of beat that is true evidence for a label."""
 BATCH = 12
@@ -37,6 +36,18 @@ class Chosen:
     records: ECGDataset
     target: np.ndarray
     source: list
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is left of chosen records when they are scored: the target and the patient of each."""
+
+    target: np.ndarray
+    groups: np.ndarray
+
+    def subset(self, rows: np.ndarray) -> Judged:
+        """Return some of the records."""
+        return Judged(self.target[rows], self.groups[rows])
 
 
 def batches(chosen: Chosen, size: int = BATCH) -> Iterator[tuple[range, Tensor, Tensor, Tensor]]:
@@ -58,7 +69,7 @@ def perturbed(chosen: Chosen, model: nn.Module, method: Method, **protocol) -> d
     parts = []
     for _, x, target, mask in batches(chosen):
         relevance = method(model, x, target, mask)
-        parts.append(vars(faithfulness.deletion(model, x, relevance, target, mask, **protocol)))
+        parts.append(vars(explain.deletion(model, x, relevance, target, mask, **protocol)))
     return joined(parts)
 
 
@@ -67,17 +78,17 @@ def localized(chosen: Chosen, model: nn.Module, method: Method, tolerance: int) 
     parts = []
     for rows, x, target, mask in batches(chosen):
         pairs = [(chosen.source[i], BEATS[RHYTHMS[chosen.target[i]]]) for i in rows]
-        beats = [localization.beat_mask(*pair, STEPS.fs_hz, STEPS.n_samples) for pair in pairs]
+        beats = [explain.beat_mask(*pair, STEPS.fs_hz, STEPS.n_samples) for pair in pairs]
         truth = np.stack(beats)[:, : x.shape[1]]
         relevance = method(model, x, target, mask)
         given = (relevance, truth, mask)
         parts.append(
             {
-                "mass": localization.relevance_mass(*given),
-                "rank": localization.relevance_rank(*given),
-                "pointing": localization.pointing_game(*given, tolerance=tolerance),
-                "chance": localization.chance(truth, mask),
-                "chance of pointing": localization.chance(truth, mask, tolerance=tolerance),
+                "mass": explain.relevance_mass(*given),
+                "rank": explain.relevance_rank(*given),
+                "pointing": explain.pointing_game(*given, tolerance=tolerance),
+                "chance": explain.chance(truth, mask),
+                "chance of pointing": explain.chance(truth, mask, tolerance=tolerance),
             }
         )
     return joined(parts)
@@ -101,18 +112,16 @@ def randomized(
     untrained = type(model)(**model.config).eval()
     parts = []
     for _, x, target, mask in batches(chosen):
-        rise = randomization.efficient_randomization(
-            model, untrained, method, x, target, mask, bins=bins
-        )
+        rise = explain.efficient_randomization(model, untrained, method, x, target, mask, bins=bins)
         found = {"complexity/rise": rise}
         for kind, absolute in (("signed", False), ("absolute", True)):
             same = {"mask": mask, "absolute": absolute}
-            cascade = randomization.cascading_randomization(
+            cascade = explain.cascading_randomization(
                 model, untrained, method, x, target, stages=stages, **same
             )
             found |= {f"{kind}/{stage}": values for stage, values in cascade.items()}
             other = torch.Generator().manual_seed(0)  # the same other class, whatever the kind
-            found[f"{kind}/random logit"] = randomization.random_logit(
+            found[f"{kind}/random logit"] = explain.random_logit(
                 model, method, x, target, generator=other, **same
             )
         parts.append(found)
@@ -135,7 +144,10 @@ def shared_out(chosen: Chosen, model: nn.Module, method: Method) -> dict:
                 for s, scheme in enumerate(ludb.SCHEMES):
                     given = (STEPS.fs_hz, mask[i].numpy(), start_s, scheme)
                     found[i, t, s] = ludb.amounts(relevance[i], record, *given)
-        parts.append({"amounts": found, "logits": logits[:, numbers]})
+        left_out = [sum(not len(w) for w in chosen.source[row].waves) for row in rows]
+        parts.append(
+            {"amounts": found, "logits": logits[:, numbers], "leads_left_out": np.array(left_out)}
+        )
     return joined(parts)
 
 

@@ -1,4 +1,4 @@
-"""The methods that experiments/explain.py compares: each ``method(model, x, target, mask)``.
+"""The methods that experiments/run_explain.py compares: each ``method(model, x, target, mask)``.
 
 All of them explain one logit of every record and return relevance shaped like the signal.
 """
@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import ladder as ladder_runs
 import numpy as np
+import run_ladder
 import torch
 from torch import Tensor, nn
 
-from ecgbook import attributions
-from ecgbook.attention import Attend
-from ecgbook.explain import MambaLRP
-from ecgbook.layers import SSD, Gate, RMSNorm
-from ecgbook.rules import MAMBA_LRP, attn_lrp
+from ecgbook import explain
+from ecgbook.explain import MAMBA_LRP, MambaLRP, attn_lrp
+from ecgbook.models import SSD, Attend, Gate, RMSNorm
 
-WINDOW = round(0.2 * ladder_runs.STEPS.fs_hz)
+WINDOW = round(0.2 * run_ladder.STEPS.fs_hz)
 """Samples that occlusion covers at a time, and that are deleted together."""
 
 Method = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -51,16 +49,16 @@ RULES = {
 }
 NO_RULE = {"no rule": {"rules": MAMBA_LRP.without(*MAMBA_LRP)}}
 BASELINES: dict[str, Method] = {
-    "random": attributions.random,
-    "gradient x input": attributions.gradient_times_input,
-    "SmoothGrad": partial(attributions.smooth_grad, samples=16, sigma_mv=0.1),
-    "integrated gradients": partial(attributions.integrated_gradients, steps=32),
-    "Grad-CAM": attributions.grad_cam,
-    "attention rollout": attributions.attention_rollout,
+    "random": explain.random_relevance,
+    "gradient x input": explain.gradient_times_input,
+    "SmoothGrad": partial(explain.smooth_grad, samples=16, sigma_mv=0.1),
+    "integrated gradients": partial(explain.integrated_gradients, steps=32),
+    "Grad-CAM": explain.grad_cam,
+    "attention rollout": explain.attention_rollout,
 }
 METHODS: dict[str, Method] = {
     **BASELINES,
-    "occlusion": partial(attributions.occlusion, window=WINDOW),
+    "occlusion": partial(explain.occlusion, window=WINDOW),
     **{name: partial(by_rules, **options) for name, options in RULES.items()},
     "MambaLRP, tokens": by_tokens,
 }

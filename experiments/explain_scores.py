@@ -1,18 +1,17 @@
-"""Scores of experiments/explain.py: arrays with one row a record become values with intervals.
+"""Scores of experiments/run_explain.py: arrays with one row a record become values with intervals.
 
 Every function takes the runs, for each method its arrays of one seed after the other, and the
-records they were made on. A score is ``[value, low, high]``, for every class and as ``macro``, the
-mean over the classes; ``by_seed`` holds the macro of each seed.
+target and the patient of the records they were made on. A score is ``[value, low, high]``, for
+every class and as ``macro``, the mean over the classes; ``by_seed`` holds the macro of each seed.
 """
 
 from __future__ import annotations
 
-import ladder as ladder_runs
 import ludb
 import numpy as np
 
-from ecgbook.bootstrap import Interval, bootstrap
 from ecgbook.labels import RHYTHMS
+from ecgbook.metrics import Interval, bootstrap
 
 OURS = "MambaLRP"
 REFERENCE = "gradient x input"
@@ -22,42 +21,37 @@ Rows = list[np.ndarray]
 """One value a record, for one seed after the other."""
 
 
-def class_means(y: np.ndarray, p: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def class_means(
+    y: np.ndarray, p: np.ndarray, mask: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Average scores (n, k) over the records of each class: a metric for `bootstrap`."""
-    counts = mask.sum(0)
-    total = np.where(mask, p, 0).sum(0)
-    return np.divide(total, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    weights = np.ones(len(y)) if weights is None else weights
+    counts = weights @ mask
+    total = weights @ np.where(mask, p, 0)
+    return np.divide(total, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
 def scored(rows: Rows, chosen, before: Rows | None = None) -> dict:
-    """Average a value over the records of each target; over the seeds, too.
+    """Average a value over the records of each target, with an interval over patients and seeds.
 
     Parameters
     ----------
     rows : list of ndarray, shape (records,)
         One a seed.
-    chosen : Chosen
+    chosen : explain_measures.Judged
     before : list of ndarray, optional
         What is taken off, record by record: the mean of these differences is the difference of
         the means, with the same draws for both.
     """
-    names, entries = _members(chosen)[0], []
-    for values in rows if before is None else np.subtract(rows, before):
-        drawn = _drawn(values, chosen)
-        mean = drawn.average()
-        each = np.stack([drawn.value, drawn.low, drawn.high], axis=1)
-        entries.append(([mean.value, mean.low, mean.high], each))
-    return _over_seeds(entries, names)
+    drawn = _drawn(rows if before is None else np.subtract(rows, before), chosen)
+    return _written(drawn.average(), drawn, _members(chosen)[0])
 
 
 def ratio(over: Rows, under: Rows, chosen) -> dict:
     """Divide the mean of one value by that of another, with the same draws for both."""
-    names, entries = _members(chosen)[0], []
-    for above, below in zip(over, under, strict=True):
-        a, b = (_drawn(values, chosen) for values in (above, below))
-        each = [_quotient(a.average([k]), b.average([k])) for k in range(len(names))]
-        entries.append((_quotient(a.average(), b.average()), each))
-    return _over_seeds(entries, names)
+    a, b = (_drawn(values, chosen) for values in (over, under))
+    macro = _quotient(a.average(), b.average())
+    return _written(macro, _quotient(a, b), _members(chosen)[0])
 
 
 def faithfulness(runs: Runs, chosen) -> dict:
@@ -95,7 +89,7 @@ def localization(runs: Runs, chosen) -> dict:
     }
     chance = {key: rows[OURS][key] for key in ("chance", "chance of pointing")}
     reach = np.flatnonzero(chance["chance"][0] <= 0.2)
-    few = _subset(chosen, reach)
+    few = chosen.subset(reach)
     methods = {}
     for name, each in rows.items():
         metrics = {key: each[key] for key in ("mass", "rank", "pointing")}
@@ -173,7 +167,7 @@ def intervals(runs: Runs, chosen) -> dict:
                 found.setdefault(scheme, {}).setdefault(f"{target} logit", {})[name] = entry
     logits = [run["logits"] for run in runs[OURS]]
     return {
-        "leads_left_out": sum(not len(waves) for record in chosen.source for waves in record.waves),
+        "leads_left_out": int(runs[OURS][0]["leads_left_out"].sum()),
         "rescaled": True,
         "logits": {
             name: scored([each[:, t] for each in logits], chosen)
@@ -238,37 +232,28 @@ def _members(chosen) -> tuple[list[str], np.ndarray]:
     return [RHYTHMS[number] for number in numbers], chosen.target[:, None] == numbers
 
 
-def _drawn(values: np.ndarray, chosen) -> Interval:
+def _drawn(rows: Rows, chosen) -> Interval:
     """Draw the means of values (records,) or (records, columns), a class after the other."""
     y = _members(chosen)[1]
-    columns = np.asarray(values, dtype=np.float64).reshape(len(y), -1)
-    mask = np.tile(y, (1, columns.shape[1]))
-    p = np.repeat(columns, y.shape[1], axis=1)
-    groups = chosen.records.groups
-    return bootstrap(class_means, mask, p, groups=groups, mask=mask, n_draws=N_DRAWS)
+    columns = np.asarray(rows, dtype=np.float64).reshape(len(rows), len(y), -1)
+    mask = np.tile(y, (1, columns.shape[2]))
+    p = np.repeat(columns, y.shape[1], axis=2)
+    return bootstrap(class_means, mask, p, groups=chosen.groups, mask=mask, n_draws=N_DRAWS)
 
 
-def _over_seeds(entries: list[tuple], names: list[str]) -> dict:
-    """Average the scores of all seeds: of each one the macro, and one a class."""
+def _written(macro: Interval, each: Interval, names: list[str]) -> dict:
+    """Write the mean over the classes, every class, and the mean of each seed."""
+    rows = np.stack([each.value, each.low, each.high], axis=1)
     return {
-        "macro": ladder_runs.average([macro for macro, _ in entries]),
-        **{
-            name: ladder_runs.average([each[k] for _, each in entries])
-            for k, name in enumerate(names)
-        },
-        "by_seed": [macro for macro, _ in entries],
+        "macro": macro.as_list(),
+        **dict(zip(names, rows, strict=True)),
+        "by_seed": macro.by_seed,
     }
 
 
-def _quotient(over: Interval, under: Interval) -> list[float]:
-    low, high = np.nanquantile(over.draws / under.draws, (0.025, 0.975))
-    return [over.value / under.value, low, high]
-
-
-def _subset(chosen, rows: np.ndarray):
-    return type(chosen)(
-        chosen.records.subset(rows), chosen.target[rows], [chosen.source[i] for i in rows]
-    )
+def _quotient(over: Interval, under: Interval) -> Interval:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Interval.of(over.by_seed / under.by_seed, over.draws / under.draws)
 
 
 def _shares(amounts: np.ndarray) -> dict[str, np.ndarray]:
@@ -284,10 +269,9 @@ def _shares(amounts: np.ndarray) -> dict[str, np.ndarray]:
 
 def _by_interval(shares: Rows, chosen) -> dict:
     """Score shares (records, intervals); a mean over the kinds of records is not worth reading."""
-    names = _members(chosen)[0]
-    draws = [_drawn(values, chosen) for values in shares]
-    each = ladder_runs.average([[d.value, d.low, d.high] for d in draws])
-    each = each.T.reshape(len(ludb.INTERVALS), len(names), 3)
+    names, drawn = _members(chosen)[0], _drawn(shares, chosen)
+    each = np.stack([drawn.value, drawn.low, drawn.high], axis=1)
+    each = each.reshape(len(ludb.INTERVALS), len(names), 3)
     return {
         interval: dict(zip(names, rows, strict=True))
         for interval, rows in zip(ludb.INTERVALS, each, strict=True)

@@ -18,13 +18,11 @@ import numpy as np
 from provenance import provenance
 from sklearn.ensemble import RandomForestClassifier
 
-from ecgbook.bootstrap import bootstrap, paired_bootstrap
-from ecgbook.data import ECGDataset, data_folder, from_folder
+from ecgbook.data import ECGDataset, data_folder, from_folder, patient_folds
 from ecgbook.labels import RHYTHMS
 from ecgbook.leads import INDEPENDENT, index
-from ecgbook.metrics import auroc
-from ecgbook.preprocessing import Preprocessing
-from ecgbook.splits import patient_folds
+from ecgbook.metrics import auroc, bootstrap, paired_bootstrap
+from ecgbook.signals import Preprocessing
 from ecgbook.storage import write_json
 from ecgbook.training import fingerprint
 

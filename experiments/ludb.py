@@ -17,9 +17,9 @@ import numpy as np
 import wfdb
 
 from ecgbook.data import read_manifest
+from ecgbook.explain import interval_shares
 from ecgbook.labels import RHYTHMS, multi_hot
 from ecgbook.leads import LEADS
-from ecgbook.localization import interval_shares
 from ecgbook.records import read_record
 
 FOLDER = "ludb"

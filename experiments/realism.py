@@ -28,9 +28,8 @@ from sklearn.preprocessing import StandardScaler
 from ecgbook.labels import RHYTHMS, multi_hot
 from ecgbook.leads import INDEPENDENT, LEADS, index
 from ecgbook.records import read_record
-from ecgbook.rhythms import SCENARIOS
 from ecgbook.storage import write_json
-from ecgbook.synthetic import make_records
+from ecgbook.synthetic import SCENARIOS, make_records
 
 FS_HZ = 100
 SECONDS = 10

@@ -5,8 +5,8 @@
 
 Both are `EnhancedECGMamba2` at tutorial size, trained on synthetic records with seed 0: "tutorial"
 the whole of the ladder, "robust" its last row, trained on attacked and masked records. They are
-the models of ``experiments/ladder.py --rows 5 7 --data synthetic --seeds 0``; one that is not in
-runs/ladder is trained now.
+the models of ``experiments/run_ladder.py --rows 5 7 --data synthetic --seeds 0``; one that is not
+in runs/ladder is trained now.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import ladder as experiment
+import run_ladder
 from provenance import provenance
 
-from ecgbook import bundles, evaluation, ladder
-from ecgbook.bundles import Bundle
+from ecgbook import ladder, metrics, training
 from ecgbook.storage import write_json
-from ecgbook.training import fingerprint
+from ecgbook.training import Bundle, fingerprint
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 SEED = 0
@@ -34,21 +33,22 @@ def write(name: str, parts: dict) -> None:
         seed=SEED,
         data_sha256=fingerprint(*parts.values()),
     )
-    trained = experiment.trained_on_synthetic(MODELS[name], SEED, parts)
-    probabilities = evaluation.predict(trained.model, parts["test"])
+    trained = run_ladder.trained_on_synthetic(MODELS[name], SEED, parts)
+    probabilities = training.predict(trained.model, parts["test"])
     card = trained.card | {
         "data": {
-            part: {"records": len(dataset), "seed": experiment.synthetic_seed(part)}
+            part: {"records": len(dataset), "seed": run_ladder.synthetic_seed(part)}
             for part, dataset in parts.items()
         },
-        "scores": evaluation.evaluate(parts["test"], probabilities, trained.thresholds),
+        "scores": training.evaluate(parts["test"], probabilities, trained.thresholds),
         "provenance": made_with,
     }
     write_json(WEIGHTS / f"{name}.json", card)
     bundle = Bundle(trained.model, trained.preprocessing, trained.thresholds, card)
-    print(bundles.save(bundle, WEIGHTS / f"{name}.safetensors"))
+    print(training.save(bundle, WEIGHTS / f"{name}.safetensors"))
     print(
-        "macro-AUROC on synthetic test records", ladder.interval(card["scores"]["auroc"]["macro"])
+        "macro-AUROC on synthetic test records",
+        metrics.format_interval(card["scores"]["auroc"]["macro"]),
     )
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=MODELS, nargs="+", default=MODELS)
     names = parser.parse_args().only
-    parts = experiment.load("synthetic")
+    parts = run_ladder.load("synthetic")
     for name in names:
         write(name, parts)
 

@@ -1,8 +1,8 @@
-"""Build the book: execute what is stale, write the HTML, report where it is and what ran how long.
+"""Build the book: run what is stale, write the HTML, report where it is and what ran how long.
 
-Jupyter Book re-executes a page when its own code changes, but not when the package, the results
+Jupyter Book runs a page again when its own code changes, but not when the package, the results
 that the page reads or the installed requirements change. This script keeps a fingerprint of all
-that a page's outputs depend on, and forgets the outputs of every page whose fingerprint changed.
+that a page's outputs depend on, and runs every page whose fingerprint changed (`run_pages`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from book_config import ROOT, Book, read_book, read_cells
 from jupyter_cache import get_cache
 from jupyter_cache.cache.main import JupyterCacheBase
+from run_pages import executed_file, run_pages, stored_fingerprint
 
 SHARED = ("ecgbook/**/*", "experiments/results/*.json", "weights/*", "requirements.txt")
 """Files, besides a page itself, on which the outputs of every page depend."""
@@ -91,24 +92,24 @@ def fingerprints(book: Book, data: str | None) -> dict[str, str]:
     return pages
 
 
-def drop_stale(build: Path, old: dict[str, str], new: dict[str, str], root: Path) -> list[str]:
+def drop_stale(build: Path, new: dict[str, str], root: Path) -> list[str]:
     """Forget the cached outputs and the parsed form of every page whose fingerprint changed.
 
     Parameters
     ----------
     build : Path
         The folder ``_build``.
-    old, new : dict of str to str
-        Fingerprints of the previous build and now.
+    new : dict of str to str
+        The fingerprints now.
     root : Path
         The book's folder.
 
     Returns
     -------
     list of str
-        The pages that will be executed.
+        The pages that have to run.
     """
-    stale = [page for page, digest in new.items() if old.get(page) != digest]
+    stale = [page for page, digest in new.items() if stored_fingerprint(build, page) != digest]
     cache: JupyterCacheBase = get_cache(build / ".jupyter_cache")
     uris = {str(root / f"{page}.md") for page in stale}
     for record in cache.list_cache_records():
@@ -116,6 +117,7 @@ def drop_stale(build: Path, old: dict[str, str], new: dict[str, str], root: Path
             cache.remove_cache(record.pk)
     for page in stale:
         (build / ".doctrees" / f"{page}.doctree").unlink(missing_ok=True)
+        executed_file(build, page).unlink(missing_ok=True)
     return stale
 
 
@@ -137,19 +139,16 @@ def main() -> int:
     print(f"Real ECGs: {data or 'none (ECGBOOK_DATA is not set)'}", flush=True)
     subprocess.run([sys.executable, ROOT / "scripts" / "make_notebooks.py"], check=True)
 
-    stamp = build / "fingerprints.json"
-    old = json.loads(stamp.read_text()) if stamp.is_file() else {}
     new = fingerprints(book, data)
-    stale = drop_stale(build, old, new, ROOT)
-    print(f"To execute: {', '.join(stale) or 'nothing, all outputs are up to date'}", flush=True)
-    stamp.write_text(json.dumps(new, indent=1))
-
+    stale = drop_stale(build, new, ROOT)
+    print(f"To run: {', '.join(stale) or 'nothing, all outputs are up to date'}", flush=True)
     # The environment's own kernel, whatever kernels the user has elsewhere.
-    kernels = Path(sys.prefix, "share", "jupyter")
+    os.environ["JUPYTER_PATH"] = str(Path(sys.prefix, "share", "jupyter"))
+    run_pages(book, build, {page: new[page] for page in stale})
+
     result = subprocess.run(
         [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n", "--keep-going"],
         cwd=ROOT,
-        env={**os.environ, "JUPYTER_PATH": str(kernels)},
     )
     if result.returncode:
         return result.returncode

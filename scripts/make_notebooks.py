@@ -107,7 +107,7 @@ def run_notebook(path: Path) -> nbformat.NotebookNode:
     # The book's folder is on the path, as an installed package would be; the folder is empty.
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder:
-        client = NotebookClient(notebook, timeout=600, kernel_name="python3")
+        client = NotebookClient(notebook, timeout=None, kernel_name="python3")
         return client.execute(cwd=folder, env={**os.environ, "PYTHONPATH": path})
 
 

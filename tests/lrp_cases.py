@@ -4,8 +4,8 @@ import torch
 from mixers import scramble
 from torch import nn
 
+from ecgbook.explain import MAMBA_LRP, lrp
 from ecgbook.models import CNNBaseline, ECGVisionMamba, EnhancedECGMamba2
-from ecgbook.rules import MAMBA_LRP, lrp
 
 STEM = {"stem_width": 6, "stem_padding": 7}
 MAMBA2 = {**STEM, "embed_dim": 8, "n_layers": 1, "d_state": 4, "head_dim": 8, "n_heads": 2}

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import silu
 
-from ecgbook.recurrences import selective_scan_recurrence, ssd_recurrence
+from ecgbook.scan import selective_scan_recurrence, ssd_recurrence
 
 
 def scramble(module, seed=0):

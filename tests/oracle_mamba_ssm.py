@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from scan_cases import errors, selective_case, ssd_case
 
-from ecgbook.mamba import Mamba, Mamba2
+from ecgbook.models import Mamba, Mamba2
 from ecgbook.scan import Backend, selective_scan, ssd
 
 package = types.ModuleType("mamba_ssm")

@@ -13,7 +13,7 @@ from transformers import Mamba2Config, MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from ecgbook.mamba import Mamba, Mamba2
+from ecgbook.models import Mamba, Mamba2
 
 
 def apart(ours, theirs, length: int) -> dict[str, float]:

@@ -23,8 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from zennit.composites import LayerMapComposite
 from zennit.rules import Epsilon, Gamma, Norm, Pass
 
-from ecgbook.explain import MambaLRP
-from ecgbook.rules import MAMBA_LRP, gamma, plain
+from ecgbook.explain import MAMBA_LRP, MambaLRP, gamma, plain
 
 LEADS, WIDTH, TARGET, TINY = 12, 16, 3, 1e-15
 

@@ -7,9 +7,8 @@ from padded import FS_HZ, LENGTHS, others_replaced, padded, seeded, slow_db
 from scipy import stats
 
 from ecgbook.augment import FrequencyMask, LeadMask, Mixup, Noise, apply
-from ecgbook.leads import GROUPS, LEADS, limb_residual
-from ecgbook.snr import KINDS, add_noise
-from ecgbook.spectrum import remove_band
+from ecgbook.leads import LEAD_GROUPS, LEADS, limb_residual
+from ecgbook.signals import NOISE_KINDS, add_noise, remove_band
 
 TRANSFORMS = [
     FrequencyMask(FS_HZ, p=1.0),
@@ -17,7 +16,7 @@ TRANSFORMS = [
     Noise(FS_HZ, p=1.0),
     Noise(FS_HZ, p=0.5),
     LeadMask(0.3),
-    LeadMask(0.4, groups=True),
+    LeadMask(0.4, whole_groups=True),
 ]
 KEEP_EINTHOVEN = TRANSFORMS[:4]
 
@@ -174,12 +173,12 @@ def test_one_kind_for_all_is_add_noise():
 def test_leads_are_silent_or_bit_for_bit_as_they_were(groups):
     x, mask = padded(1250, (1250,) * 5)
     x = x.repeat(60, 1, 1)
-    y = LeadMask(0.3, groups=groups)(x, generator=seeded())
+    y = LeadMask(0.3, whole_groups=groups)(x, generator=seeded())
     kept = (y == x).all(1)
     assert (y == 0).all(1).logical_or(kept).all()
     parts = kept.unflatten(1, (4, 3)) if groups else kept[..., None]
     assert (parts == parts[..., :1]).all()
-    assert list(LEADS) == [lead for group in GROUPS.values() for lead in group]
+    assert list(LEADS) == [lead for group in LEAD_GROUPS.values() for lead in group]
     assert abs(parts[..., 0].double().mean().item() - 0.7) < 0.06
     assert len(torch.unique(kept, dim=0)) > (10 if groups else 100)
 
@@ -187,10 +186,10 @@ def test_leads_are_silent_or_bit_for_bit_as_they_were(groups):
 @pytest.mark.parametrize(("groups", "left"), [(False, 1), (True, 3)])
 def test_a_record_never_loses_everything(groups, left):
     x = torch.ones(200, 10, 12)
-    kept = LeadMask(1.0, groups=groups)(x, generator=seeded())[:, 0]
+    kept = LeadMask(1.0, whole_groups=groups)(x, generator=seeded())[:, 0]
     assert (kept.sum(1) == left).all()
     assert (kept.sum(0) > 0).all()
-    assert torch.equal(LeadMask(0.0, groups=groups)(x, generator=seeded()), x)
+    assert torch.equal(LeadMask(0.0, whole_groups=groups)(x, generator=seeded()), x)
 
 
 # --- mixed records
@@ -332,7 +331,7 @@ NAN = float("nan")
         (lambda: Noise(125, snr_db=(0, float("inf"))), r"snr_db=\(0, inf\) found"),
         (lambda: Noise(125, p=NAN), "p=nan found"),
         (lambda: LeadMask(-0.1), "p=-0.1 found"),
-        (lambda: LeadMask(groups="limb"), "groups='limb' found"),
+        (lambda: LeadMask(whole_groups="limb"), "groups='limb' found"),
         (lambda: Mixup(0), "alpha=0 found"),
         (lambda: Mixup(float("inf")), "alpha=inf found"),
         (lambda: Mixup(shares=()), "shares=.. found"),
@@ -350,4 +349,4 @@ def test_values_out_of_range_are_named(make, message):
 
 
 def test_all_kinds_are_drawn_unless_told_otherwise():
-    assert Noise(250).kinds == KINDS
+    assert Noise(250).kinds == NOISE_KINDS

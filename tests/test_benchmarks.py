@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from mixers import scramble
 
-from ecgbook.frontend import LeadBranches
-from ecgbook.leads import GROUPS
-from ecgbook.mamba import Mamba2
-from ecgbook.models import PRESETS, EnhancedECGMamba2
+from ecgbook.leads import LEAD_GROUPS
+from ecgbook.models import PRESETS, EnhancedECGMamba2, LeadBranches, Mamba2
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = ("method", "peers", "scan", "models", "robust")
@@ -112,7 +110,7 @@ def test_the_measured_model_is_that_of_the_book_at_both_sizes(bench):
 @pytest.mark.parametrize("training", [False, True])
 def test_the_grouped_stem_equals_the_stems_of_the_groups(bench, training):
     torch.manual_seed(0)
-    stems = LeadBranches({name: bench.models.Untouched() for name in GROUPS}, 8, 16, 7)
+    stems = LeadBranches({name: bench.models.Untouched() for name in LEAD_GROUPS}, 8, 16, 7)
     stems = scramble(stems.double()).train(training)
     grouped = bench.peers.GroupedStem([*stems.stems.values()]).train(training)
     x, mask = padded_records()

@@ -8,9 +8,7 @@ from draw_model import GROUPS, NEW, RHYTHMS, drawings
 
 from ecgbook import labels, leads, models
 from ecgbook.ladder import RUNGS
-from ecgbook.layers import FeedForward
-from ecgbook.mamba import Bidirectional, Mamba2
-from ecgbook.vision_mamba import VisionMamba
+from ecgbook.models import Bidirectional, FeedForward, Mamba2, VisionMamba
 
 FIGURES = Path(__file__).resolve().parents[1] / "book" / "figures"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -126,7 +124,9 @@ def test_whole_has_every_part_of_the_full_size_and_nothing_highlighted():
 
 def test_groups_and_rhythms_are_those_of_the_package():
     assert RHYTHMS == labels.RHYTHMS
-    for (short, shown), (name, group) in zip(GROUPS.items(), leads.GROUPS.items(), strict=True):
+    for (short, shown), (name, group) in zip(
+        GROUPS.items(), leads.LEAD_GROUPS.items(), strict=True
+    ):
         assert name.startswith(short.rstrip("."))
         assert shown in (" ".join(group), f"{group[0]}–{group[-1]}")
     for name in ("model.svg", ROWS[4]):

@@ -23,7 +23,7 @@ def electrodes_to_limb(ra, la, ll):
 
 
 def test_groups_are_the_standard_order_cut_in_four():
-    assert sum(leads.GROUPS.values(), ()) == leads.LEADS
+    assert sum(leads.LEAD_GROUPS.values(), ()) == leads.LEADS
     assert len(set(leads.LEADS)) == 12
 
 

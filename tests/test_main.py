@@ -8,10 +8,10 @@ import wfdb
 
 import ecgbook
 from ecgbook.__main__ import main
-from ecgbook.beats import find_beats
 from ecgbook.explain import MambaLRP
 from ecgbook.leads import LEADS
 from ecgbook.records import read_record
+from ecgbook.signals import find_beats
 from ecgbook.synthetic import make_records
 
 SMALL = ["--records", "60", "--epochs", "2", "--batch-size", "16"]
@@ -183,6 +183,6 @@ def test_control_c_is_one_line_and_its_status(tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ecgbook.physionet, "download", interrupted)
+    monkeypatch.setattr(ecgbook.data, "download", interrupted)
     assert main(["download", "--folder", str(tmp_path)]) == 130
     assert capsys.readouterr().err == "ecgbook download: stopped\n"

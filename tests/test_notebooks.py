@@ -1,5 +1,6 @@
 """The notebooks beside the chapters: in step with their source, plain, and they run anywhere."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -7,9 +8,13 @@ from pathlib import Path
 import nbformat
 import pytest
 from book_config import read_book, read_cells
-from make_notebooks import run_notebook, write_notebooks
+from build_book import fingerprints
+from jupyter_cache import get_cache
+from make_notebooks import write_notebooks
+from myst_nb.core.read import read_myst_markdown_notebook
 from myst_to_notebook import Converter, PageError
 from pages import HEADER
+from run_pages import executed_file, run_page, run_pages, stored_fingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = read_book(ROOT)
@@ -51,16 +56,108 @@ def test_a_notebook_holds_no_myst(page):
     assert local == [], "Colab has only the notebook: links and images need whole addresses"
 
 
+@pytest.fixture(scope="module")
+def current():
+    return fingerprints(BOOK, os.environ.get("ECGBOOK_DATA"))
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_a_notebook_runs_from_an_empty_folder_and_asks_for_answers(page):
-    cells = run_notebook(ROOT / f"{page}.ipynb").cells
-    waiting = [c for c in cells if "raises-exception" in c.metadata.get("tags", [])]
-    for cell in waiting:
+def test_a_notebook_ran_from_an_empty_folder_and_asked_for_answers(page, current):
+    if stored_fingerprint(ROOT / "_build", page) != current[page]:
+        pytest.skip("this page was not run since it, or what it needs, changed: run `make book`")
+    cells = nbformat.read(executed_file(ROOT / "_build", page), 4).cells
+    check_run(cells, at_least=3 if page in BOOK.chapters() else 0)
+
+
+def check_run(cells, at_least):
+    """All code has run in order, and what waits for an answer has said that there is none."""
+    code = [c for c in cells if c.cell_type == "code" and c.source.strip()]
+    assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+    waiting = [c for c in code if "raises-exception" in c.metadata.get("tags", [])]
+    for cell in code:
         errors = [o.ename for o in cell.outputs if o.output_type == "error"]
+        if cell not in waiting:
+            assert not errors, f"{errors}:\n{cell.source}"
+            continue
         assert errors, f"the check of an unanswered exercise must raise:\n{cell.source}"
         assert not {"NameError", "SyntaxError"} & set(errors), f"{errors}:\n{cell.source}"
-    if page in BOOK.chapters():
-        assert len(waiting) >= 3, "three exercises, each with a cell that waits for an answer"
+    assert len(waiting) >= at_least, "three exercises, each with a cell that waits for an answer"
+
+
+PAGE = """# Two
+
+```{code-cell} ipython3
+from pathlib import Path
+print(sorted(Path().iterdir()))
+```
+
+```{code-cell} ipython3
+:tags: [skip-execution]
+assert False, "no answer yet"
+```
+
+```{code-cell} ipython3
+1 + 1
+```
+"""
+
+
+def small_book(root, text):
+    (root / "book").mkdir()
+    shutil.copy(ROOT / "book/references.bib", root / "book")
+    shutil.copy(ROOT / "_config.yml", root)
+    (root / "_toc.yml").write_text(
+        "root: book/intro\nparts:\n- numbered: true\n  chapters:\n  - file: book/two\n"
+    )
+    (root / "book/intro.md").write_text("# Intro\n")
+    (root / "book/two.md").write_text(HEADER + text)
+    book = read_book(root)
+    write_notebooks(book, root / "book")
+    return book
+
+
+def test_a_page_runs_once_and_its_outputs_serve_page_and_notebook(tmp_path):
+    book, build = small_book(tmp_path, PAGE), tmp_path / "_build"
+    assert run_page(book, build, "book/two", "a fingerprint") > 0
+    assert stored_fingerprint(build, "book/two") == "a fingerprint"
+    cells = nbformat.read(executed_file(build, "book/two"), 4).cells
+    check_run(cells, at_least=1)
+    source = book.source("book/two")
+    cache = get_cache(build / ".jupyter_cache")
+    shown = read_myst_markdown_notebook(source.read_text(), path=source)
+    _, merged = cache.merge_match_into_notebook(shown)  # as the site does
+    first, waiting, last = (c.outputs for c in merged.cells if c.cell_type == "code")
+    assert first[0].text == "[]\n" and last[0].data["text/plain"] == "2"
+    assert waiting == [], "the page shows the question, not the error"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("1 + 1", "1 / 0", "ZeroDivisionError"),
+        ("1 + 1", "2 + 2", "other code in the notebook found"),  # a page edited since
+    ],
+)
+def test_a_page_that_fails_stops_the_build_and_leaves_no_output(tmp_path, before, after, message):
+    book, build = small_book(tmp_path, PAGE), tmp_path / "_build"
+    source = book.source("book/two")
+    source.write_text(source.read_text().replace(before, after))
+    if message == "ZeroDivisionError":
+        write_notebooks(book, tmp_path / "book")
+    with pytest.raises(SystemExit, match=message):
+        run_pages(book, build, {"book/two": "a fingerprint"})
+    assert stored_fingerprint(build, "book/two") is None
+
+
+def test_an_answered_exercise_or_a_name_that_is_missing_is_found(tmp_path):
+    for text, message in (("assert True", "must raise"), ("answer()", "NameError")):
+        root = tmp_path / message.split()[0]
+        root.mkdir()
+        book = small_book(root, PAGE.replace('assert False, "no answer yet"', text))
+        run_page(book, root / "_build", "book/two", "x")
+        cells = nbformat.read(executed_file(root / "_build", "book/two"), 4).cells
+        with pytest.raises(AssertionError, match=message):
+            check_run(cells, at_least=1)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -84,6 +181,7 @@ def convert(tmp_path):
     """Convert a page of chapter 2 with the given text, in a book of its own."""
     root = tmp_path
     (root / "book").mkdir()
+    shutil.copy(ROOT / "book/references.bib", root / "book")
     shutil.copy(ROOT / "_config.yml", root)
     shutil.copy(ROOT / "book/references.bib", root / "book")
     (root / "_toc.yml").write_text(

@@ -67,17 +67,23 @@ def test_json_is_strict_and_whole(tmp_path):
     assert json.loads(path.read_text(encoding="utf-8")) == wanted
 
 
-def test_a_file_of_the_experiments_is_found_in_a_clone_and_beside_an_installed_package(
+def test_a_file_of_the_book_is_found_in_a_clone_and_beside_an_installed_package(
     tmp_path, monkeypatch
 ):
-    assert storage.experiment_file("records.csv").is_file()
+    assert storage.book_file("experiments/records.csv").is_file()
     package = tmp_path / "site-packages" / "ecgbook"
     (package / "experiments" / "results").mkdir(parents=True)
     monkeypatch.setattr(storage, "__file__", str(package / "storage.py"))
     with pytest.raises(FileNotFoundError, match="results/x.json: no such file beside or in"):
-        storage.experiment_file("results/x.json")
-    (package / "experiments" / "results" / "x.json").touch()
-    assert storage.experiment_file("results/x.json").parent.name == "results"
+        storage.results("x")
+    file = package / "experiments" / "results" / "x.json"
+    file.write_text('{"a": [1]}')
+    assert storage.results("x") == {"a": [1]}
+    storage.results("x")["a"].append(2)  # what one reader changes, the next one does not see
+    assert storage.results("x") == {"a": [1]}
+    file.write_text('{"a": "new"}')
+    os.utime(file, ns=(1, 1))
+    assert storage.results("x") == {"a": "new"}
     with pytest.raises(FileNotFoundError, match="weights/x.safetensors: no such file"):
         storage.book_file("weights/x.safetensors")
 

@@ -5,7 +5,7 @@ import torch
 
 from ecgbook.data import ECGDataset
 from ecgbook.models import CNNBaseline
-from ecgbook.preprocessing import Preprocessing
+from ecgbook.signals import Preprocessing
 
 
 def waves(n, first_group=0, length=256):

@@ -1,0 +1,37 @@
+"""Scores, their intervals, and what a comparison shows."""
+
+from .intervals import Interval, bootstrap, format_interval, paired_bootstrap
+from .scores import (
+    CHALLENGE_WEIGHTS,
+    AbsentClassWarning,
+    auprc,
+    auroc,
+    best_thresholds,
+    brier,
+    challenge_score,
+    ece,
+    f1,
+    macro,
+)
+from .verdict import BETTER, NOT_SHOWN, WORSE, verdict
+
+__all__ = [
+    "CHALLENGE_WEIGHTS",
+    "AbsentClassWarning",
+    "auprc",
+    "auroc",
+    "best_thresholds",
+    "brier",
+    "challenge_score",
+    "ece",
+    "f1",
+    "macro",
+    "Interval",
+    "bootstrap",
+    "format_interval",
+    "paired_bootstrap",
+    "BETTER",
+    "NOT_SHOWN",
+    "WORSE",
+    "verdict",
+]

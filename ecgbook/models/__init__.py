@@ -1,0 +1,62 @@
+"""The models of the book, and the layers that they are built of."""
+
+from .attention import Attend, SelfAttention
+from .classifiers import (
+    MAMBA2_PRESETS,
+    PREPROCESSING,
+    PRESETS,
+    CNNBaseline,
+    ConvBlock,
+    ECGVisionMamba,
+    EnhancedECGMamba2,
+    TokenClassifier,
+)
+from .convolution import causal_conv, centered_conv
+from .frontend import ConvStem, LeadBranches
+from .layers import (
+    SSD,
+    FeedForward,
+    Gate,
+    MaskedBatchNorm1d,
+    MaskedMean,
+    RMSNorm,
+    Scale,
+    SelectiveScan,
+    rms_norm,
+)
+from .mamba import Bidirectional, Mamba, Mamba2, SharedMamba2, Unidirectional
+from .vision_mamba import DIRECTIONS, VisionMamba, VisionMambaBlock
+
+__all__ = [
+    "SSD",
+    "FeedForward",
+    "Gate",
+    "MaskedBatchNorm1d",
+    "MaskedMean",
+    "RMSNorm",
+    "Scale",
+    "SelectiveScan",
+    "rms_norm",
+    "causal_conv",
+    "centered_conv",
+    "ConvStem",
+    "LeadBranches",
+    "Bidirectional",
+    "Mamba",
+    "Mamba2",
+    "SharedMamba2",
+    "Unidirectional",
+    "DIRECTIONS",
+    "VisionMamba",
+    "VisionMambaBlock",
+    "Attend",
+    "SelfAttention",
+    "MAMBA2_PRESETS",
+    "PREPROCESSING",
+    "PRESETS",
+    "CNNBaseline",
+    "ConvBlock",
+    "ECGVisionMamba",
+    "EnhancedECGMamba2",
+    "TokenClassifier",
+]

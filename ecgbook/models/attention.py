@@ -1,0 +1,113 @@
+"""Self-attention over tokens: every token may look at every other that sees signal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .layers import FeedForward, RMSNorm
+
+
+class Attend(nn.Module):
+    """Average values with weights that queries and keys agree on; it has no parameters.
+
+    Source: Vaswani et al. (2017), arXiv:1706.03762, equation 1.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return ``weights(q, k, mask) @ v``.
+
+        Parameters
+        ----------
+        q, k, v : Tensor, shape (batch, heads, tokens, head_dim), float
+        mask : Tensor, shape (batch, tokens), bool, optional
+            True where a token may be looked at; everywhere, if omitted.
+
+        Returns
+        -------
+        Tensor, shape (batch, heads, tokens, head_dim)
+        """
+        return self.weights(q, k, mask).to(v.dtype) @ v
+
+    def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute how much each token looks at each other: softmax(q kᵀ / √head_dim).
+
+        Parameters
+        ----------
+        q, k, mask
+            As for `forward`.
+
+        Returns
+        -------
+        Tensor, shape (batch, heads, tokens, tokens), float32 or float64
+            Each row sums to 1. Tokens outside the mask get zero, in a record with any valid token.
+        """
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+        scores = scores.float() if scores.dtype != torch.float64 else scores
+        if mask is not None:  # the lowest finite number: no NaN where a record has no valid token
+            lowest = torch.finfo(scores.dtype).min
+            scores = scores.masked_fill(~mask.bool()[:, None, None], lowest)
+        return scores.softmax(-1)
+
+
+class SelfAttention(nn.Module):
+    """A block of multi-head self-attention and feed-forward, each with a residual connection.
+
+    ``x + attention(RMSNorm(x))``, then `ecgbook.models.FeedForward`. There is no code for the
+    position: the tokens come from scans and convolutions, which know the order.
+
+    Parameters
+    ----------
+    d_model : int
+        Channels of a token.
+    n_heads : int
+        Heads; a divisor of `d_model`.
+    dropout : float
+        Dropout probability of the feed-forward part.
+
+    Raises
+    ------
+    ValueError
+        If `n_heads` does not divide `d_model`.
+    """
+
+    def __init__(self, d_model: int, n_heads: int = 4, dropout: float = 0.0):
+        super().__init__()
+        if n_heads < 1 or d_model % n_heads:
+            raise ValueError(f"n_heads={n_heads} found, a divisor of d_model={d_model} wanted")
+        self.n_heads = n_heads
+        self.norm = RMSNorm(d_model)
+        self.in_proj = nn.Linear(d_model, 3 * d_model)
+        self.attend = Attend()
+        self.out_proj = nn.Linear(d_model, d_model)
+        self.feed_forward = FeedForward(d_model, dropout=dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Transform tokens.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, tokens, d_model), float
+        mask : Tensor, shape (batch, tokens), bool, optional
+            True where a token sees signal; no token looks at another one.
+
+        Returns
+        -------
+        Tensor, shape (batch, tokens, d_model)
+        """
+        h = self.attend(*self.heads(x), mask)
+        return self.feed_forward(x + self.out_proj(h.transpose(1, 2).flatten(2)))
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute queries, keys and values of the tokens.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, tokens, d_model), float
+
+        Returns
+        -------
+        q, k, v : Tensor, shape (batch, heads, tokens, head_dim)
+        """
+        h = self.in_proj(self.norm(x)).unflatten(-1, (3, self.n_heads, -1))
+        return h.permute(2, 0, 3, 1, 4).unbind(0)

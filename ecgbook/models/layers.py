@@ -1,0 +1,321 @@
+"""The named seams of every model: scaling, normalization, scans, gate, masked mean.
+
+Every step that is not a plain convolution or matrix product has a class of its own here, so that
+a reader can find it by name and an explanation method can put its own rule in its place.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .. import scan
+
+BLOCK_CELLS = 100_000  # of `rms_norm`: computed at once on a CPU
+
+
+class Scale(nn.Module):
+    """Divide millivolts by a fixed constant, the first layer of every model.
+
+    A constant, unlike a z-score, keeps the ratios between leads and gives perturbations a unit.
+
+    Parameters
+    ----------
+    unit_mv : float
+        The amplitude in mV that becomes 1. The default, 0.25 mV, is about the standard deviation
+        of a lead in a filtered adult ECG.
+    """
+
+    def __init__(self, unit_mv: float = 0.25):
+        super().__init__()
+        if not unit_mv > 0:
+            raise ValueError(f"unit_mv={unit_mv!r} found, a positive number of mV wanted")
+        self.unit_mv = unit_mv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` in mV, any shape, to the model's unit."""
+        return x / self.unit_mv
+
+    def extra_repr(self) -> str:
+        """Show the constant in ``print(model)``."""
+        return f"unit_mv={self.unit_mv}"
+
+
+class MaskedBatchNorm1d(nn.BatchNorm1d):
+    """Batch normalization whose statistics count only positions that hold signal.
+
+    Parameters and state are those of ``torch.nn.BatchNorm1d``. In training, mean and variance are
+    taken over the masked-in positions of the whole batch, on every process of a distributed run
+    (also on CPU, where ``torch.nn.SyncBatchNorm`` does not work). In evaluation the layer is the
+    usual fixed affine map and ignores the mask.
+
+    Source: Ioffe and Szegedy (2015), arXiv:1502.03167.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize each channel.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, channels, length), float
+        mask : Tensor, shape (batch, length), bool, optional
+            True where the position holds signal; everywhere, if omitted.
+
+        Returns
+        -------
+        Tensor, shape (batch, channels, length)
+            Positions outside the mask are normalized too, but do not count.
+        """
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not self.training or (mask is None and not distributed):
+            return super().forward(x)
+        if x.dtype in (torch.float16, torch.bfloat16):  # too coarse, and too small, for sums
+            x = x.float()
+        weight = torch.ones_like(x[:, :1]) if mask is None else mask[:, None].to(x.dtype)
+        # Fold the count in with the sums, so that one exchange between processes is enough.
+        first = torch.cat([(x * weight).sum((0, 2)), weight.sum().reshape(1)])
+        first = _sum_over_processes(first, distributed)
+        count = first[-1].clamp(min=1)
+        mean = first[:-1] / count
+        centered = x - mean[:, None]
+        second = _sum_over_processes((centered.square() * weight).sum((0, 2)), distributed)
+        variance = second / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            unbiased = variance * count / (count - 1).clamp(min=1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centered * scale[:, None] + self.bias[:, None]
+
+
+def _sum_over_processes(x: Tensor, distributed: bool) -> Tensor:
+    if not distributed:
+        return x
+    from torch.distributed.nn.functional import all_reduce
+
+    return all_reduce(x)
+
+
+class MaskedMean(nn.Module):
+    """Average over the tokens that see signal, whatever the padding around them."""
+
+    def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+        """Pool tokens to one vector a record.
+
+        Parameters
+        ----------
+        tokens : Tensor, shape (batch, tokens, d_model), float
+        token_mask : Tensor, shape (batch, tokens), bool
+            True where the token sees signal.
+
+        Returns
+        -------
+        Tensor, shape (batch, d_model)
+            Zero for a record without any valid token.
+        """
+        weight = token_mask.to(tokens.dtype)
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
+        return (tokens * weight[..., None]).sum(1)
+
+
+class RMSNorm(nn.Module):
+    """Divide each token by the root mean square of its channels, and scale each channel.
+
+    Parameters
+    ----------
+    d : int
+        Channels.
+    eps : float
+        Added to the mean square.
+    n_groups : int
+        Equal parts of the channels, each with a root mean square of its own.
+
+    Raises
+    ------
+    ValueError
+        If the channels do not fall into `n_groups` equal parts.
+
+    Notes
+    -----
+    Computed in float32 or better and returned in the dtype of the input.
+    Source: Zhang and Sennrich (2019), arXiv:1910.07467.
+    """
+
+    def __init__(self, d: int, eps: float = 1e-5, n_groups: int = 1):
+        super().__init__()
+        if n_groups < 1 or d % n_groups:
+            raise ValueError(f"n_groups={n_groups} found, a divisor of the {d} channels wanted")
+        self.weight = nn.Parameter(torch.ones(d))
+        self.eps, self.n_groups = eps, n_groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize ``x (..., d)``."""
+        if self.n_groups == 1:
+            return rms_norm(x, self.weight, self.eps)
+        parts = x.unflatten(-1, (self.n_groups, -1))
+        normal = rms_norm(parts, x.new_ones(parts.shape[-1]), self.eps)
+        return (normal.flatten(-2) * self.weight).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Show the sizes in ``print(model)``."""
+        return f"{len(self.weight)}, eps={self.eps}, n_groups={self.n_groups}"
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """Divide by the root mean square of the last axis, and scale each channel.
+
+    ``y = weight * x / sqrt(mean(x^2) + eps)``.
+
+    Parameters
+    ----------
+    x : Tensor, shape (..., channels), float
+    weight : Tensor, shape (channels,), float
+    eps : float
+
+    Returns
+    -------
+    Tensor, shape (..., channels)
+        In the dtype of `x`; computed in float32 or better. It can be differentiated once.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    Source: Zhang and Sennrich (2019), arXiv:1910.07467, equation 4.
+    """
+    if x.ndim < 1 or weight.shape != x.shape[-1:]:
+        raise ValueError(
+            f"weight of shape {tuple(weight.shape)} found, {tuple(x.shape[-1:])} wanted, "
+            f"for x of shape {tuple(x.shape)}"
+        )
+    return _RMSNorm.apply(x, weight, eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """PyTorch composes this backward pass on a CPU of many passes over the memory.
+
+    Here it goes through a block of tokens at a time, which stays in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        tokens = x.reshape(-1, x.shape[-1])
+        exact = torch.promote_types(x.dtype, torch.float32)
+        y, scales = torch.empty_like(tokens), []
+        with torch.autocast(x.device.type, enabled=False):
+            for part, out in zip(_blocks(tokens), _blocks(y), strict=True):
+                part = part.to(exact)
+                mean_square = torch.linalg.vecdot(part, part) / part.shape[-1]
+                scales.append(torch.rsqrt(mean_square + eps)[:, None])
+                torch.mul(part, scales[-1], out=out).mul_(weight)
+        ctx.save_for_backward(tokens, weight, *scales)
+        ctx.shape = x.shape
+        return y.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        tokens, weight, *scales = ctx.saved_tensors
+        exact = torch.promote_types(tokens.dtype, torch.float32)
+        dy = dy.reshape(tokens.shape)
+        dx, dweight = torch.empty_like(tokens), torch.zeros_like(weight, dtype=exact)
+        with torch.autocast(dy.device.type, enabled=False):
+            for x, g, out, scale in zip(*map(_blocks, (tokens, dy, dx)), scales, strict=True):
+                x, g = x.to(exact), g.to(exact)
+                product = x * g
+                dweight.addmv_(product.T, scale[:, 0])
+                along = (product @ weight.to(exact))[:, None] * scale**3 / x.shape[-1]
+                torch.mul(g, weight, out=out).mul_(scale).sub_(torch.mul(x, along, out=product))
+        return dx.view(ctx.shape), dweight.to(weight.dtype), None
+
+
+def _blocks(tokens: Tensor) -> tuple[Tensor, ...]:
+    if tokens.device.type != "cpu":
+        return (tokens,)
+    return tokens.split(max(1, BLOCK_CELLS // tokens.shape[-1]))
+
+
+class Gate(nn.Module):
+    """Multiply a signal by the SiLU of a gate."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = nn.SiLU()
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """Return ``y * silu(z)``; both of one shape."""
+        return y * self.act(z)
+
+
+class SSD(nn.Module):
+    """Mamba-2's scan as a layer without parameters: see `ecgbook.scan.ssd`."""
+
+    def forward(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        reverse: bool = False,
+    ) -> Tensor:
+        """Scan ``x (batch, length, heads, head_dim)``; arguments as for `ecgbook.scan.ssd`."""
+        return scan.ssd(x, dt, A, B, C, D, reverse=reverse)
+
+
+class SelectiveScan(nn.Module):
+    """Mamba-1's scan as a layer without parameters: see `ecgbook.scan.selective_scan`."""
+
+    def forward(
+        self,
+        u: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        reverse: bool = False,
+    ) -> Tensor:
+        """Scan ``u (batch, length, channels)``; arguments as for `ecgbook.scan.selective_scan`.
+
+        The scan runs in the dtype of `dt`, also under autocast, and returns that of `u`.
+        """
+        with torch.autocast(u.device.type, enabled=False):
+            exact = (v.to(dt.dtype) for v in (B, C))
+            y = scan.selective_scan(u.to(dt.dtype), dt, A, *exact, D, reverse=reverse)
+        return y.to(u.dtype)
+
+
+class FeedForward(nn.Module):
+    """A pre-norm residual block of two linear layers, applied to each token.
+
+    ``x + W2 gelu(W1 RMSNorm(x) + b1) + b2``.
+
+    Parameters
+    ----------
+    d_model : int
+        Channels of a token.
+    factor : int
+        Hidden channels per channel of a token.
+    dropout : float
+        Probability of dropping a hidden value in training.
+    """
+
+    def __init__(self, d_model: int, factor: int = 4, dropout: float = 0.1):
+        super().__init__()
+        self.norm = RMSNorm(d_model)
+        self.linear1 = nn.Linear(d_model, factor * d_model)
+        self.act = nn.GELU()
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(factor * d_model, d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform ``x (..., d_model)``."""
+        return x + self.linear2(self.dropout(self.act(self.linear1(self.norm(x)))))

@@ -1,0 +1,17 @@
+"""State-space scans: pure functions of tensors, fast, and the recurrences that they equal."""
+
+from .recurrences import segment_sum, selective_scan_recurrence, ssd_matrix, ssd_recurrence
+from .scans import SELECTIVE_CHUNK, SSD_CHUNK, Backend, backend, selective_scan, ssd
+
+__all__ = [
+    "SELECTIVE_CHUNK",
+    "SSD_CHUNK",
+    "Backend",
+    "backend",
+    "selective_scan",
+    "ssd",
+    "segment_sum",
+    "selective_scan_recurrence",
+    "ssd_matrix",
+    "ssd_recurrence",
+]

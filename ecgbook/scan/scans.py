@@ -1,0 +1,210 @@
+"""State-space scans as pure functions, fast on a CPU in plain PyTorch.
+
+Mamba-2's scan (`ssd`) and Mamba-1's (`selective_scan`) are linear recurrences whose coefficients
+depend on the input. Both go through the sequence chunk by chunk, so that temporaries stay in the
+cache, and have a backward pass of their own: it adds masked terms and never subtracts large
+numbers, and no exponent is ever positive. `ecgbook.scan` has the equations they equal.
+
+Source: T. Dao and A. Gu (2024), arXiv:2405.21060 (`ssd`); A. Gu and T. Dao (2023),
+arXiv:2312.00752 (`selective_scan`).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .chunked import ChunkedSelectiveScan, ChunkedSSD
+from .recurrences import (
+    check_selective,
+    check_ssd,
+    segment_sum,
+    selective_scan_recurrence,
+    ssd_matrix,
+    ssd_recurrence,
+)
+
+__all__ = [
+    "Backend", "backend", "segment_sum", "selective_scan", "selective_scan_recurrence", "ssd",
+    "ssd_matrix", "ssd_recurrence",
+]  # fmt: skip
+
+SSD_CHUNK = 64
+SELECTIVE_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Which implementation the scans use.
+
+    Attributes
+    ----------
+    name : {"plain", "mamba-ssm"}
+        Plain PyTorch, or the CUDA kernels of the package mamba-ssm.
+    reason : str
+        Why, in one sentence; where an import failed, with its error.
+    """
+
+    name: str
+    reason: str
+
+
+def backend(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Backend:
+    """Say which implementation the scans use for tensors like these, and why.
+
+    Parameters
+    ----------
+    device : torch.device or str
+    dtype : torch.dtype
+
+    Returns
+    -------
+    Backend
+    """
+    kind = torch.device(device).type
+    if kind != "cuda":
+        return Backend("plain", f"the kernels of mamba-ssm run on CUDA, not on {kind}")
+    if dtype == torch.float64:
+        return Backend("plain", "the kernels of mamba-ssm do not compute in float64")
+    if error := _import_error():
+        return Backend("plain", f"importing mamba-ssm failed with {error}")
+    return Backend("mamba-ssm", "mamba-ssm can be imported and the tensors are on CUDA")
+
+
+@functools.cache  # a failed import would be tried again at every scan
+def _import_error() -> str:
+    """Import the kernels of mamba-ssm; return what went wrong, or nothing."""
+    try:
+        importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
+        importlib.import_module("mamba_ssm.ops.selective_scan_interface")
+    except Exception as error:  # a broken build fails in many ways: report it, whatever it is
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    chunk: int = SSD_CHUNK,
+    initial_state: Tensor | None = None,
+    reverse: bool = False,
+) -> Tensor:
+    """Compute Mamba-2's scan chunk by chunk: linear in the length, and mostly matrix products.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, length, heads, head_dim)
+        Input; float64, float32, float16 or bfloat16. Any length.
+    dt : Tensor, shape (batch, length, heads)
+        Step sizes, positive; dtype of `x` or a finer one, float32 where `x` is in half precision.
+    A : Tensor, shape (heads,)
+        Decay rates, negative; dtype of `dt`.
+    B, C : Tensor, shape (batch, length, groups, d_state)
+        Input and output projections, dtype of `x`. Each group serves ``heads / groups`` heads.
+    D : Tensor, shape (heads,), optional
+        Skip connection, dtype of `dt`.
+    chunk : int
+        Steps that are computed together. It changes the speed and not the result; the kernels of
+        mamba-ssm choose their own.
+    initial_state : Tensor, shape (batch, heads, head_dim, d_state), optional
+        State before the first step (after the last one, if `reverse`), dtype of `dt`.
+    reverse : bool
+        Scan from the last step to the first; nothing is flipped.
+
+    Returns
+    -------
+    Tensor, shape (batch, length, heads, head_dim)
+        In the dtype of `x`. It can be differentiated once.
+
+    Raises
+    ------
+    ValueError
+        If a shape, dtype or device does not fit, naming what was found and what is wanted.
+    """
+    check_ssd(x, dt, A, B, C, D, initial_state)
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk} found, 1 or more wanted")
+    if backend(x.device, x.dtype).name == "mamba-ssm":
+        return _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse)
+    return ChunkedSSD.apply(x, dt, A, B, C, D, initial_state, chunk, reverse)
+
+
+def selective_scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    chunk: int = SELECTIVE_CHUNK,
+    reverse: bool = False,
+) -> Tensor:
+    """Compute Mamba-1's selective scan chunk by chunk; only chunk borders are kept for backward.
+
+    Parameters
+    ----------
+    u, dt : Tensor, shape (batch, length, channels)
+        Input and step sizes, steps positive. Any length; float64 or float32, and all inputs alike.
+    A : Tensor, shape (channels, d_state)
+        Decay rates, negative.
+    B, C : Tensor, shape (batch, length, d_state)
+        Input and output projections.
+    D : Tensor, shape (channels,), optional
+        Skip connection.
+    chunk : int
+        Steps that are computed together. It changes the speed and not the result; the kernels of
+        mamba-ssm choose their own.
+    reverse : bool
+        Scan from the last step to the first; nothing is flipped.
+
+    Returns
+    -------
+    Tensor, shape (batch, length, channels)
+        In the dtype of `u`. It can be differentiated once.
+
+    Raises
+    ------
+    ValueError
+        If a shape, dtype or device does not fit, naming what was found and what is wanted.
+    """
+    check_selective(u, dt, A, B, C, D)
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk} found, 1 or more wanted")
+    if backend(u.device, u.dtype).name == "mamba-ssm":
+        return _selective_kernel(u, dt, A, B, C, D, reverse)
+    return ChunkedSelectiveScan.apply(u, dt, A, B, C, D, chunk, reverse)
+
+
+def _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse):
+    """Run the Triton kernels, which only scan forward and like chunks of 256."""
+    from mamba_ssm.ops.triton.ssd_combined import (  # pyright: ignore[reportMissingImports]
+        mamba_chunk_scan_combined,
+    )
+
+    if reverse:
+        x, dt, B, C = (v.flip(1) for v in (x, dt, B, C))
+    y = mamba_chunk_scan_combined(x, dt, A, B, C, 256, D=D, initial_states=initial_state)
+    return y.flip(1) if reverse else y
+
+
+def _selective_kernel(u, dt, A, B, C, D, reverse):
+    """Run the CUDA kernel, which only scans forward and wants the length last."""
+    from mamba_ssm.ops.selective_scan_interface import (  # pyright: ignore[reportMissingImports]
+        selective_scan_fn,
+    )
+
+    u, dt, B, C = (v.transpose(1, 2) for v in (u, dt, B, C))
+    if reverse:
+        u, dt, B, C = (v.flip(2) for v in (u, dt, B, C))
+    y = selective_scan_fn(u, dt, A, B, C, D=D)
+    return (y.flip(2) if reverse else y).transpose(1, 2)

@@ -1,0 +1,147 @@
+"""What happens to a signal before a model sees it: gaps, filter, rate, window."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from numbers import Integral
+
+import numpy as np
+import scipy.signal
+
+from ..leads import LEADS
+from .resampling import rate_ratio, resample
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What happens to a record before a model sees it; stored with every trained model.
+
+    Missing samples are bridged by a straight line, a zero-phase Butterworth band-pass removes
+    baseline and muscle noise, a polyphase filter changes the rate, and the window is cropped or
+    padded. All steps are linear and the same for every lead, so Einthoven's law survives them.
+
+    Parameters
+    ----------
+    fs_hz : float
+        Sampling rate that comes out, in Hz.
+    n_samples : int
+        Length of the window that comes out. Longer records lose both ends equally; shorter ones
+        are padded with zeros behind.
+    band_hz : (float, float) or None
+        Corner frequencies of the band-pass in Hz; None leaves the spectrum alone.
+    order : int
+        Order of the Butterworth filter, before it runs both ways.
+
+    Raises
+    ------
+    ValueError
+        If a value is out of its range.
+    """
+
+    fs_hz: float = 500.0
+    n_samples: int = 8192
+    band_hz: tuple[float, float] | None = (0.5, 40.0)
+    order: int = 3
+
+    def __post_init__(self):
+        if not self.fs_hz > 0:
+            raise ValueError(f"fs_hz={self.fs_hz!r} found, a positive rate in Hz wanted")
+        for name in ("n_samples", "order"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name}={value!r} found, a whole number of 1 or more wanted")
+        if self.band_hz is not None:
+            low, high = self.band_hz
+            object.__setattr__(self, "band_hz", (low, high))  # a list would equal no tuple
+            if not 0 < low < high < self.fs_hz / 2:
+                raise ValueError(
+                    f"band_hz={self.band_hz} found, 0 < low < high < {self.fs_hz / 2:g} Hz wanted"
+                )
+
+    def __call__(self, signal_mv: np.ndarray, fs_hz: float) -> tuple[np.ndarray, np.ndarray]:
+        """Prepare one record.
+
+        Parameters
+        ----------
+        signal_mv : ndarray, shape (samples, 12)
+            Signal in mV; NaN marks missing samples. A lead that is missing throughout becomes 0.
+        fs_hz : float
+            Its sampling rate in Hz.
+
+        Returns
+        -------
+        x : ndarray, shape (n_samples, 12), float32
+            Prepared signal in mV.
+        mask : ndarray, shape (n_samples,), bool
+            True where `x` is signal, False where it is padding.
+
+        Raises
+        ------
+        ValueError
+            If the signal has another shape, is shorter than a second, or its rate is too low for
+            the band.
+        """
+        signal_mv = np.asarray(signal_mv, dtype=np.float64)
+        if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
+            raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) wanted")
+        if not fs_hz > 0:
+            raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+        if len(signal_mv) < fs_hz:
+            raise ValueError(f"{len(signal_mv) / fs_hz:.2f} s of signal found, 1 s or more wanted")
+        x = _bridge_gaps(signal_mv)
+        if self.band_hz is not None:
+            if self.band_hz[1] >= fs_hz / 2:
+                raise ValueError(
+                    f"a record at {fs_hz:g} Hz found, more than {2 * self.band_hz[1]:g} Hz wanted "
+                    f"for the band {self.band_hz} Hz"
+                )
+            sos = scipy.signal.butter(self.order, self.band_hz, "bandpass", fs=fs_hz, output="sos")
+            x = scipy.signal.sosfiltfilt(sos, x, axis=0)
+        x = resample(x, fs_hz, self.fs_hz)
+        start = self._start(len(x))
+        x = x[start : start + self.n_samples]
+        window = np.zeros((self.n_samples, len(LEADS)), dtype=np.float32)
+        window[: len(x)] = x
+        return window, np.arange(self.n_samples) < len(x)
+
+    def start_s(self, samples: int, fs_hz: float) -> float:
+        """Say when the window begins, in s from the start of the record.
+
+        Parameters
+        ----------
+        samples : int
+            Length of the record.
+        fs_hz : float
+            Its sampling rate in Hz.
+
+        Returns
+        -------
+        float
+            0 for a record that fits into the window.
+        """
+        return self._start(math.ceil(samples * rate_ratio(fs_hz, self.fs_hz))) / self.fs_hz
+
+    def _start(self, samples: int) -> int:
+        return max(0, (samples - self.n_samples) // 2)
+
+    def to_dict(self) -> dict:
+        """Return the fields as JSON can hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict) -> Preprocessing:
+        """Make a `Preprocessing` from what `to_dict` returned."""
+        return cls(**fields)
+
+
+def _bridge_gaps(signal_mv: np.ndarray) -> np.ndarray:
+    missing = ~np.isfinite(signal_mv)
+    if not missing.any():
+        return signal_mv
+    x = signal_mv.copy()
+    at = np.arange(len(x))
+    for lead in np.flatnonzero(missing.any(axis=0)):
+        known = ~missing[:, lead]
+        x[:, lead] = np.interp(at, at[known], x[known, lead]) if known.any() else 0.0
+    return x

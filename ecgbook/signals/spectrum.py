@@ -1,0 +1,81 @@
+"""Bands of frequencies, removed from records of different lengths in one batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..checks import valid_lengths
+
+
+def remove_band(
+    x: Tensor, fs_hz: float, low_hz: float, high_hz: float, mask: Tensor | None = None
+) -> Tensor:
+    """Remove one band of frequencies from every lead of every record.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, samples, 12), float32 or float64
+        Signals in mV.
+    fs_hz : float
+        Sampling rate in Hz.
+    low_hz, high_hz : float
+        The band in Hz, from `low_hz` up to, not including, `high_hz`. A `high_hz` of half the
+        sampling rate includes that frequency, so that bands that meet take the signal apart.
+    mask : Tensor, shape (batch, samples), bool, optional
+        True where there is signal; everywhere, if omitted.
+
+    Returns
+    -------
+    Tensor, shape (batch, samples, 12)
+        Of each record's valid part, and of no padding, the discrete Fourier transform is 0 in
+        the band and as it was elsewhere. The step between two frequencies is the inverse of the
+        valid duration; a band narrower than that may hold none.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+    """
+    if not fs_hz > 0:
+        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+    if not 0 <= low_hz < high_hz <= fs_hz / 2:
+        raise ValueError(
+            f"a band from {low_hz!r} to {high_hz!r} Hz found, 0 <= low < high <= {fs_hz / 2:g} Hz "
+            "wanted"
+        )
+    top = float("inf") if high_hz == fs_hz / 2 else high_hz
+    band = torch.tensor([low_hz, top], dtype=torch.float64, device=x.device)
+    return without_bands(x, band.expand(len(x), 1, 2), fs_hz, valid_lengths(x, mask))
+
+
+def without_bands(x: Tensor, bands_hz: Tensor, fs_hz: float, lengths: Tensor) -> Tensor:
+    """Remove bands of frequencies, of its own from every record.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, samples, 12), float32 or float64
+        Signals in mV.
+    bands_hz : Tensor, shape (batch, bands, 2)
+        From the first frequency in Hz up to, not including, the second; (0, 0) is no band.
+    fs_hz : float
+        Sampling rate in Hz.
+    lengths : Tensor, shape (batch,), int64
+        Valid samples of each record, as `ecgbook.checks.valid_lengths` counts them.
+
+    Returns
+    -------
+    Tensor, shape (batch, samples, 12)
+    """
+    out = x.clone()
+    touched = (bands_hz[..., 0] < bands_hz[..., 1]).any(1) & (lengths > 0)
+    for n in lengths[touched].unique().tolist():  # records of one length share a transform
+        rows = (touched & (lengths == n)).nonzero()[:, 0]
+        hz = torch.arange(n // 2 + 1, dtype=torch.float64, device=x.device) * fs_hz / n
+        low, high = bands_hz[rows, None].unbind(-1)
+        inside = ((hz[:, None] >= low) & (hz[:, None] < high)).any(-1, keepdim=True)
+        rows = slice(None) if len(rows) == len(x) else rows  # a slice copies nothing
+        spectrum = torch.fft.rfft(x[rows, :n], dim=1) * inside
+        # The band is subtracted: what is rounded off is of the band's size, not the signal's.
+        out[rows, :n] -= torch.fft.irfft(spectrum, n, dim=1)
+    return out

@@ -1,0 +1,98 @@
+"""Checkpoints: no kill at any moment spoils one, and a foreign one is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from waves import small, waves
+
+from ecgbook import storage
+from ecgbook.training import Recipe, fit
+
+HERE = str(Path(__file__).parents[1])
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path):
+    train, valid, recipe = waves(32), waves(16, 1000), Recipe(epochs=1)
+    fit(small(), train, valid, recipe, tmp_path, progress=False)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="a run found, an empty folder wanted; resume"):
+        fit(small(), train, valid, recipe, tmp_path, progress=False)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_resume_refuses_another_recipe_and_other_records(tmp_path):
+    train, valid = waves(32), waves(16, 1000)
+    fit(small(), train, valid, Recipe(epochs=1), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="epochs=1 found, epochs=2 wanted"):
+        fit(small(), train, valid, Recipe(epochs=2), tmp_path, resume=True, progress=False)
+    with pytest.raises(ValueError, match="other records"):
+        fit(small(), waves(33), valid, Recipe(epochs=1), tmp_path, resume=True, progress=False)
+
+
+KILLED = textwrap.dedent(
+    """
+    import torch
+    from waves import small, waves
+    import os, sys
+    from ecgbook.training import Recipe, fit
+    torch.set_num_threads(1)
+    train, valid, recipe = waves(32), waves(16, 1000), Recipe(epochs=100_000, patience=100_000)
+    print("ready", flush=True)
+    for line in sys.stdin:  # one child for every line: fork is quick, importing torch is not
+        child = os.fork()
+        if not child:
+            fit(small(), train, valid, recipe, line.strip(), resume=True, progress=False)
+            os._exit(1)
+        print(child, flush=True)
+        print(os.waitpid(child, 0)[1], flush=True)
+    """
+)
+
+
+def test_a_kill_at_any_moment_leaves_a_readable_checkpoint(tmp_path):
+    rng = np.random.default_rng(0)
+    script = tmp_path / "train.py"
+    script.write_text(KILLED)
+    folder = tmp_path / "run"
+    checkpoint = folder / "last.safetensors"
+    parent = subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": HERE},
+    )
+    epochs = []
+    try:
+        assert parent.stdout.readline() == "ready\n"
+        for _ in range(24):
+            parent.stdin.write(f"{folder}\n")
+            parent.stdin.flush()
+            child = int(parent.stdout.readline())
+            known, deadline = epochs[-1] if epochs else 0, time.monotonic() + 60
+            while _epochs(checkpoint) <= known and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0, 0.2))
+            os.kill(child, signal.SIGKILL)
+            assert int(parent.stdout.readline()) == signal.SIGKILL
+            epochs.append(_epochs(checkpoint))
+    finally:
+        parent.stdin.close()
+        parent.wait(timeout=30)
+    assert all(a < b for a, b in zip(epochs, epochs[1:], strict=False)), epochs
+    assert {p.name for p in folder.iterdir()} <= {"last.safetensors", "last.safetensors.part"}
+
+
+def _epochs(checkpoint):
+    if not checkpoint.exists():
+        return 0
+    tensors, header = storage.read_safetensors(checkpoint)
+    small().load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    return len(header["rows"])

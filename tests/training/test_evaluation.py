@@ -1,0 +1,80 @@
+"""Evaluation: predictions ignore batching and padding; the scores are the metrics'."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from ecgbook import training
+from ecgbook.data import ECGDataset, from_records
+from ecgbook.labels import RHYTHMS
+from ecgbook.models import PREPROCESSING, PRESETS, CNNBaseline
+from ecgbook.synthetic import make_records
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return from_records(make_records(60, seed=1), PREPROCESSING["tutorial"])
+
+
+def test_predictions_do_not_depend_on_the_batch_and_leave_the_mode(dataset):
+    torch.manual_seed(0)
+    model = CNNBaseline(**PRESETS["tutorial"], n_layers=1).train()
+    whole = training.predict(model, dataset, batch_size=60)
+    assert model.training
+    single = training.predict(model, dataset.subset([7, 3]), batch_size=1)
+    np.testing.assert_allclose(single, whole[[7, 3]], atol=1e-6)
+    assert whole.shape == (60, 5) and ((whole > 0) & (whole < 1)).all()
+    assert training.predict(model, dataset.subset([])).shape == (0, 5)
+
+
+def test_predictions_stay_in_the_order_of_the_records():
+    made = [make_records(1, seed=s, seconds=3 + s % 4)[0] for s in range(9)]
+    mixed = from_records(made, PREPROCESSING["tutorial"])
+    torch.manual_seed(0)
+    model = CNNBaseline(**PRESETS["tutorial"], n_layers=1).eval()
+    found = training.predict(model, mixed, batch_size=2)
+    for i in range(len(mixed)):
+        alone = training.predict(model, mixed.subset([i]))
+        np.testing.assert_allclose(found[i], alone[0], atol=1e-6)
+
+
+def test_scores_are_scikit_learns_and_lie_in_their_intervals(dataset):
+    rng = np.random.default_rng(0)
+    p = np.clip(0.3 * dataset.y + 0.7 * rng.random(dataset.y.shape), 0, 1)
+    thresholds = np.full(5, 0.5)
+    scores = training.evaluate(dataset, p, thresholds, n_draws=200)
+    assert scores["records"] == 60
+    for k, rhythm in enumerate(RHYTHMS):
+        y = dataset.y[:, k]
+        assert scores["positives"][rhythm] == y.sum()
+        assert scores["auroc"][rhythm][0] == pytest.approx(roc_auc_score(y, p[:, k]))
+        assert scores["auprc"][rhythm][0] == pytest.approx(average_precision_score(y, p[:, k]))
+        assert scores["f1"][rhythm][0] == pytest.approx(f1_score(y, p[:, k] >= 0.5))
+    by_record = np.where(np.arange(60)[:, None] < 30, 0.4, 0.6)
+    scores["mixed"] = training.evaluate(dataset, p, by_record * np.ones(5), n_draws=20)["f1"]
+    for k, rhythm in enumerate(RHYTHMS):
+        wanted = f1_score(dataset.y[:, k], p[:, k] >= by_record[:, 0])
+        assert scores["mixed"][rhythm][0] == pytest.approx(wanted)
+    for name in ("auroc", "auprc", "f1", "ece", "brier"):
+        values = [scores[name][rhythm][0] for rhythm in RHYTHMS]
+        assert scores[name]["macro"][0] == pytest.approx(np.mean(values))
+        value, low, high = scores[name]["macro"]
+        assert low < high
+        if name != "ece":  # a calibration error of resampled records is biased upward
+            assert low <= value <= high
+    value, low, high = scores["challenge"]
+    assert low <= value <= high
+
+
+def test_a_doubtful_label_is_in_no_score(dataset):
+    p = np.random.default_rng(0).random(dataset.y.shape)
+    mask = np.ones_like(dataset.y_mask)
+    mask[:20, 1] = False
+    doubtful = ECGDataset(**{**vars(dataset), "y_mask": mask})
+    flipped = dataset.y.copy()
+    flipped[:20, 1] = 1 - flipped[:20, 1]
+    other = ECGDataset(**{**vars(doubtful), "y": flipped})
+    scores = [training.evaluate(d, p, np.full(5, 0.5), n_draws=20) for d in (doubtful, other)]
+    assert scores[0]["auroc"] == scores[1]["auroc"] and scores[0]["f1"] == scores[1]["f1"]
+    assert scores[0]["positives"] == scores[1]["positives"]
