@@ -328,7 +328,7 @@ class Mixup:
         drawn = betaincinv(self.alpha, self.alpha, chance[:, 1].double().cpu().numpy())
         mixed = chance[:, 0] < share
         weight = torch.where(mixed, torch.from_numpy(drawn).to(x), 1.0)[:, None]
-        clean = x * mask[..., None]
+        clean = x.masked_fill(~mask[..., None], 0)  # also where padding is NaN
         return {
             **batch,
             "x": weight[..., None] * clean + (1 - weight[..., None]) * clean[partner],

@@ -6,7 +6,7 @@ Writes ``experiments/results/leakage.json``. Run as
 The same five-fold cross-validation of the same forest runs twice for each seed: with the groups
 of the data set, which join the records of one patient and all copies of a recording, and with
 every record as a group of its own. Out-of-fold predictions are scored together. Intervals: 1,000
-bootstrap draws over the groups for each seed; value and bounds are then averaged over the seeds.
+bootstrap draws over the groups and the seeds; those of single seeds are over the groups alone.
 """
 
 from __future__ import annotations
@@ -65,17 +65,19 @@ def main() -> None:
     )
     apart = replace(records, groups=np.arange(len(records)))
     features = spectrum(np.asarray(records.x))
-    rows = []
-    for seed in SEEDS:
-        by_record, by_patient = (out_of_fold(each, features, seed) for each in (apart, records))
-        shared = dict(groups=records.groups, mask=records.y_mask, average=True, seed=seed)
-        scored = {
-            "by_record": bootstrap(auroc, records.y, by_record, **shared),
-            "by_patient": bootstrap(auroc, records.y, by_patient, **shared),
-            "difference": paired_bootstrap(auroc, records.y, by_patient, by_record, **shared),
+    pairs = [[out_of_fold(each, features, seed) for each in (apart, records)] for seed in SEEDS]
+    by_record, by_patient = (np.stack(each) for each in zip(*pairs, strict=True))
+    shared = dict(groups=records.groups, mask=records.y_mask, average=True)
+
+    def scored(seeds: slice | int) -> dict[str, list[float]]:
+        one, other = by_record[seeds], by_patient[seeds]
+        found = {
+            "by_record": bootstrap(auroc, records.y, one, **shared),
+            "by_patient": bootstrap(auroc, records.y, other, **shared),
+            "difference": paired_bootstrap(auroc, records.y, other, one, **shared),
         }
-        rows.append({name: [i.value, i.low, i.high] for name, i in scored.items()})
-        print(seed, {name: np.round(value, 3).tolist() for name, value in rows[-1].items()})
+        return {name: interval.as_list() for name, interval in found.items()}
+
     size = np.bincount(records.groups)
     result = {
         "provenance": made_with,
@@ -85,8 +87,8 @@ def main() -> None:
         "groups": len(size),
         "records_with_a_relative": int(size[size > 1].sum()),
         "scored_positives": (records.y * records.y_mask).sum(axis=0),
-        "macro_auroc": {name: np.mean([row[name] for row in rows], axis=0) for name in rows[0]},
-        "macro_auroc_by_seed": rows,
+        "macro_auroc": scored(slice(None)),
+        "macro_auroc_by_seed": [scored(number) for number in range(len(SEEDS))],
     }
     print(write_json(HERE / "results" / "leakage.json", result))
 

@@ -20,7 +20,7 @@ from ecgbook.data import read_manifest
 from ecgbook.explain import interval_shares
 from ecgbook.labels import RHYTHMS, multi_hot
 from ecgbook.leads import LEADS
-from ecgbook.records import read_record
+from ecgbook.records import parse_codes, read_record
 
 FOLDER = "ludb"
 GROUPS = ("SR", "AF")
@@ -75,7 +75,7 @@ def read(folder: Path) -> list[Marked]:
     """
     found = []
     for row in read_manifest(folder):
-        labels = multi_hot(filter(None, row["snomed"].split(";")))
+        labels = multi_hot(parse_codes(row["snomed"], row["record"]))
         shown = [r for r, y in zip(RHYTHMS, labels, strict=True) if y]
         if row["folder"] != FOLDER or len(shown) != 1 or shown[0] not in GROUPS:
             continue

@@ -110,6 +110,24 @@ def test_continuous_integration_covers_every_supported_python():
     assert "make test" in [step.get("run") for step in job["steps"]]
 
 
+def test_continuous_integration_runs_the_lowest_versions_that_are_allowed():
+    job = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]["lowest"]
+    runs = [step.get("run", "") for step in job["steps"]]
+    assert any("--resolution lowest-direct -e" in run for run in runs)
+    assert any("pytest" in run for run in runs)
+    [setup] = [step["with"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
+    assert PROJECT["requires-python"] == f">={setup['python-version']}"
+    assert not declared()["scipy"].specifier.contains("1.11.1"), "it joins all records"
+
+
+def test_every_room_is_packaged():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {f"ecgbook.{f.parent.name}" for f in (ROOT / "ecgbook").glob("*/__init__.py")}
+    others = {"ecgbook", "ecgbook.experiments", "ecgbook.weights"}
+    assert set(setuptools["packages"]) == rooms | others
+    assert "py.typed" in setuptools["package-data"]["ecgbook"]
+
+
 @pytest.mark.parametrize("name", ["test", "book", "linkcheck"])
 def test_workflows_are_complete(name):
     workflow = yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text())

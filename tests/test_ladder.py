@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from ecgbook import ladder, metrics, results, training
 from ecgbook.data import ECGDataset
 from ecgbook.labels import RHYTHMS
 from ecgbook.signals import Preprocessing
-from ecgbook.storage import read_safetensors, write_json
+from ecgbook.storage import write_json
 from ecgbook.training import Recipe
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -105,20 +106,51 @@ def test_each_committed_change_is_that_of_two_rows_on_the_same_records(rung, dat
             assert low < value < high
 
 
+@pytest.fixture(scope="module")
+def script():
+    return load_experiment()
+
+
 @pytest.mark.parametrize(("rung", "data"), EVERY, ids=NAMED)
-def test_each_committed_row_comes_from_the_runs_beside_it(rung, data):
-    experiment = load_experiment()
+def test_each_committed_value_follows_from_the_predictions_and_labels_beside_it(rung, data, script):
     _, scores = committed(rung, data)
-    drawn = []
-    for seed, auroc in enumerate(scores["auroc_by_seed"]):
-        tensors, header = read_safetensors(experiment.run_file(rung, data, seed))
-        sha256 = scores["provenance"]["data_sha256"]
-        assert header["task"] == experiment.task(rung, data, seed, sha256)
-        assert header["scores"]["auroc"]["macro"][0] == auroc
-        assert tensors["probabilities"].shape == (scores["records"], len(RHYTHMS))
-        drawn.append(auroc)
+    runs = script.finished(rung, data, scores["provenance"]["data_sha256"])
+    test = script.read_labels(data)
+    assert runs is not None and len(runs) == scores["seeds"]
+    assert len(test) == scores["records"] == len(runs[0].probabilities)
+    for name in ("auroc", "auprc", "ece", "brier"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", metrics.AbsentClassWarning)
+            metric = getattr(metrics, name)
+            each = [metric(test.y, run.probabilities, mask=test.y_mask) for run in runs]
+        mean = np.mean(each, axis=0)
+        assert scores[name]["macro"][0] == pytest.approx(np.nanmean(mean))
+        for rhythm, value in zip(RHYTHMS, mean, strict=True):
+            assert scores[name][rhythm][0] == pytest.approx(value)
+    for run, auroc in zip(runs, scores["auroc_by_seed"], strict=True):
+        assert run.header["scores"]["auroc"]["macro"][0] == pytest.approx(auroc)
     value, low, high = scores["seeds_together"]["auroc"]["macro"]
-    assert low < value < high and value > min(drawn)
+    assert low < value < high and value > min(scores["auroc_by_seed"])
+
+
+@pytest.mark.parametrize(
+    ("rung", "data"), [(ladder.RUNGS[5], "fine-tuned"), (ladder.LEFT_OUT[0], "synthetic")]
+)
+@pytest.mark.filterwarnings("ignore::ecgbook.metrics.AbsentClassWarning")
+def test_the_committed_intervals_follow_from_them_too(rung, data, script):
+    _, scores = committed(rung, data)
+    sha256, test = scores["provenance"]["data_sha256"], script.read_labels(data)
+    runs = script.finished(rung, data, sha256)
+    p = np.stack([run.probabilities for run in runs])
+    drawn = metrics.bootstrap(metrics.auroc, test.y, p, groups=test.groups, mask=test.y_mask)
+    assert drawn.average().as_list() == pytest.approx(scores["auroc"]["macro"])
+    before = script.finished(ladder.reference(rung, data), data, sha256)
+    found = script.change(before, runs, test)
+    for name in ("auroc", "auprc"):
+        assert found[name] == pytest.approx(scores["change"][name])
+    # F1 needs the thresholds of each run, which early ones did not keep: no interval is claimed.
+    if all(run.thresholds is None for run in runs):
+        assert scores["f1"]["macro"][1:] == [None, None]
 
 
 def load_experiment():

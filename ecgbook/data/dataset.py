@@ -70,10 +70,6 @@ class ECGDataset(Dataset):
             "y_mask": torch.from_numpy(self.y_mask[index]),
         }
 
-    def __getitems__(self, index: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Fetch a whole batch at once, as torch's loader asks for it."""
-        return self.batch(index)
-
     def subset(self, index: Sequence[int] | np.ndarray) -> ECGDataset:
         """Return the records at `index` (integers or a boolean mask) as a data set.
 
@@ -103,15 +99,31 @@ class ECGDataset(Dataset):
     def loader(
         self, batch_size: int, shuffle: bool = False, seed: int = 0, drop_last: bool = False
     ) -> DataLoader:
-        """Return a torch loader of batches as in `batch`; the seed fixes the order."""
+        """Return a torch loader of batches as in `batch`; the seed fixes the order.
+
+        Its data set fetches a batch at once, which ``DataLoader(dataset, batch_size)`` does not.
+        """
         return DataLoader(
-            self,
+            _Batches(self),
             batch_size=batch_size,
             shuffle=shuffle,
             drop_last=drop_last,
             collate_fn=_identity,
             generator=torch.Generator().manual_seed(seed),
         )
+
+
+class _Batches(Dataset):
+    """A data set whose records torch's loader fetches together."""
+
+    def __init__(self, dataset: ECGDataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, index: list[int]) -> dict[str, torch.Tensor]:
+        return self.dataset.batch(index)
 
 
 def _identity(batch: dict) -> dict:

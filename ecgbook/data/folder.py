@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..labels import label_mask, multi_hot
 from ..leads import LEADS
-from ..records import read_record
+from ..records import parse_codes, read_record
 from ..signals import Preprocessing
 from .dataset import ECGDataset
 from .groups import join_records, signal_hash
@@ -68,7 +68,7 @@ def read_manifest(folder: str | Path) -> list[dict[str, str]]:
     list of dict
         One a record; all values are strings.
     """
-    with (Path(folder) / "manifest.csv").open(newline="", encoding="utf-8") as file:
+    with (Path(folder) / "manifest.csv").open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -123,7 +123,7 @@ def from_folder(
         hashes=json.loads((cached / "hashes.json").read_text()),
         same_ecg_as=[row["same_ecg_as"] for row in rows],
     )
-    codes = [tuple(filter(None, row["snomed"].split(";"))) for row in rows]
+    codes = [parse_codes(row["snomed"], f"{folder}/manifest.csv, {row['record']}") for row in rows]
     return ECGDataset(
         x=np.load(cached / "signals.npy", mmap_mode="r"),
         n_valid=np.load(cached / "n_valid.npy"),

@@ -7,10 +7,13 @@ a tap.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from ..scan import plain_backward
 
 ROWS = 32  # steps that are multiplied at once on a CPU: their windows stay in the cache
 
@@ -34,7 +37,7 @@ def causal_conv(
     Returns
     -------
     Tensor, shape (batch, length, channels)
-        In the dtype of `x`. It can be differentiated once.
+        In the dtype of `x`.
 
     Raises
     ------
@@ -60,7 +63,7 @@ def centered_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     Returns
     -------
     Tensor, shape (batch, length, channels)
-        In the dtype of `x`. It can be differentiated once.
+        In the dtype of `x`.
 
     Raises
     ------
@@ -91,20 +94,26 @@ class _DepthwiseConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, ahead):
-        ctx.save_for_backward(x, weight)
-        ctx.ahead, ctx.bias_dtype = ahead, None if bias is None else bias.dtype
-        bias = None if bias is None else bias.to(x.dtype)
-        return _convolve(x, weight.to(x.dtype), bias, ahead)
+        ctx.save_for_backward(x, weight, bias)
+        ctx.ahead = ahead
+        return _convolve_as_x(x, weight, bias, ahead)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):
-        x, weight = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():  # asked for with create_graph=True
+            plain = partial(_convolve_as_x, ahead=ctx.ahead)
+            return *plain_backward(plain, (x, weight, bias), dy), None
         mirrored = weight.to(dy.dtype).flip(1)
         dx = _convolve(dy, mirrored, None, weight.shape[1] - 1 - ctx.ahead)
         dweight = _tap_products(x, dy, weight.shape[1], ctx.ahead).to(weight.dtype)
-        dbias = None if ctx.bias_dtype is None else dy.sum((0, 1), dtype=ctx.bias_dtype)
+        dbias = None if bias is None else dy.sum((0, 1), dtype=bias.dtype)
         return dx, dweight, dbias, None
+
+
+def _convolve_as_x(x, weight, bias, ahead):
+    """Convolve in the dtype of the signal."""
+    return _convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), ahead)
 
 
 def _convolve(x, weight, bias, ahead):

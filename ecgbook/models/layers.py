@@ -6,10 +6,11 @@ a reader can find it by name and an explanation method can put its own rule in i
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .. import scan
 
@@ -178,7 +179,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     Returns
     -------
     Tensor, shape (..., channels)
-        In the dtype of `x`; computed in float32 or better. It can be differentiated once.
+        In the dtype of `x`; computed in float32 or better.
 
     Raises
     ------
@@ -214,25 +215,35 @@ class _RMSNorm(torch.autograd.Function):
                 mean_square = torch.linalg.vecdot(part, part) / part.shape[-1]
                 scales.append(torch.rsqrt(mean_square + eps)[:, None])
                 torch.mul(part, scales[-1], out=out).mul_(weight)
-        ctx.save_for_backward(tokens, weight, *scales)
-        ctx.shape = x.shape
+        ctx.save_for_backward(x, weight, *scales)
+        ctx.eps = eps
         return y.view(x.shape)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):
-        tokens, weight, *scales = ctx.saved_tensors
+        x, weight, *scales = ctx.saved_tensors
+        if torch.is_grad_enabled():  # asked for with create_graph=True
+            return *scan.plain_backward(
+                partial(_plain_rms_norm, eps=ctx.eps), (x, weight), dy
+            ), None
+        tokens = x.reshape(-1, x.shape[-1])
         exact = torch.promote_types(tokens.dtype, torch.float32)
         dy = dy.reshape(tokens.shape)
         dx, dweight = torch.empty_like(tokens), torch.zeros_like(weight, dtype=exact)
         with torch.autocast(dy.device.type, enabled=False):
-            for x, g, out, scale in zip(*map(_blocks, (tokens, dy, dx)), scales, strict=True):
-                x, g = x.to(exact), g.to(exact)
-                product = x * g
+            for part, g, out, scale in zip(*map(_blocks, (tokens, dy, dx)), scales, strict=True):
+                part, g = part.to(exact), g.to(exact)
+                product = part * g
                 dweight.addmv_(product.T, scale[:, 0])
-                along = (product @ weight.to(exact))[:, None] * scale**3 / x.shape[-1]
-                torch.mul(g, weight, out=out).mul_(scale).sub_(torch.mul(x, along, out=product))
-        return dx.view(ctx.shape), dweight.to(weight.dtype), None
+                along = (product @ weight.to(exact))[:, None] * scale**3 / part.shape[-1]
+                torch.mul(g, weight, out=out).mul_(scale).sub_(torch.mul(part, along, out=product))
+        return dx.view(x.shape), dweight.to(weight.dtype), None
+
+
+def _plain_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps)
+    return (exact * scale * weight).to(x.dtype)
 
 
 def _blocks(tokens: Tensor) -> tuple[Tensor, ...]:

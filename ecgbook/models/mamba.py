@@ -6,6 +6,21 @@ and shapes of the mamba-ssm package.
 
 A token outside the mask enters as zero and takes a step of length zero, which leaves the state as
 it is; so padding on either side changes nothing at the tokens that see signal.
+
+Code and papers (Mamba-1: Gu and Dao 2023, algorithm 2; Mamba-2: Dao and Gu 2024, section 7):
+
+============  ==================================================================================
+code          in the papers
+============  ==================================================================================
+h             tokens that enter a mixer: (batch, length, d_model)
+z             the gate: (batch, length, d_inner), d_inner = expand * d_model
+x, u          inner channels, behind the short convolution u: (batch, length, d_inner)
+xBC           x, B and C side by side, as one convolution takes them: Mamba-2 only
+dt            step sizes, Delta, after softplus: (batch, length, d_inner), or a number a head
+A_log, A      A = -exp(A_log): (d_inner, d_state), or a number a head
+B, C          what is written into the state and read from it: (batch, length, groups, d_state)
+D             skip connection: a number a channel, or a head
+============  ==================================================================================
 """
 
 from __future__ import annotations
@@ -91,7 +106,7 @@ class Mamba(nn.Module):
             If a shape does not fit, naming the shape found and the shape wanted.
         """
         h = _only_signal(h, mask, self.d_model)
-        x, z = (F.linear(h, weight) for weight in self.in_proj.weight.chunk(2))
+        x, z = (F.linear(h, weight) for weight in self.in_proj.weight.chunk(2))  # (b, l, d_inner)
         return self.out_proj(self.gate(self._mix(x, mask, reverse), z))
 
     def _mix(self, x: Tensor, mask: Tensor | None, reverse: bool) -> Tensor:
@@ -202,12 +217,12 @@ class Mamba2(_Mamba2):
 
     def forward(self, h: Tensor, mask: Tensor | None = None, reverse: bool = False) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
-        z, xBC, dt = self._enter(h, mask)
+        z, xBC, dt = self._enter(h, mask)  # (b, l, d_inner), (b, l, inner), (b, l, 1, heads)
         weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
         xBC = self.act(causal_conv(xBC, weight, bias, reverse=reverse))
-        x, B, C = xBC.split(self.inner, -1)
-        y = self._scan(x, dt[:, :, 0], B, C, _exact(self.D), reverse)
-        return self._leave(y, z)
+        x, B, C = xBC.split(self.inner, -1)  # (b, l, d_inner), twice (b, l, groups * d_state)
+        y = self._scan(x, dt[:, :, 0], B, C, _exact(self.D), reverse)  # (b, l, d_inner)
+        return self._leave(y, z)  # (b, l, d_model)
 
 
 class SharedMamba2(_Mamba2):

@@ -1,10 +1,11 @@
 """One 12-lead ECG from a file, checked, in millivolts."""
 
-from .header import RecordError
+from .header import RecordError, parse_codes
 from .reading import Record, read_record
 
 __all__ = [
     "RecordError",
+    "parse_codes",
     "Record",
     "read_record",
 ]

@@ -249,6 +249,32 @@ def parse_header(path: Path, lines: list[str]) -> Header:
     return Header(float(rate[1]), n_samples, first_file, first_offset, *arrays, leads)
 
 
+def parse_codes(text: str, path: str | Path) -> tuple[str, ...]:
+    """Read SNOMED CT codes that commas, semicolons or blanks set apart.
+
+    Parameters
+    ----------
+    text : str
+        As a header or a manifest writes them, such as ``"426783006, 164889003"``.
+    path : str or Path
+        Where they stand, for the error message.
+
+    Returns
+    -------
+    tuple of str
+        Each once, in their order. Words without a digit, such as PTB-XL's ``NORM``, are left out.
+
+    Raises
+    ------
+    RecordError
+        If a word has a digit and is no code.
+    """
+    words = [word for word in re.split(r"[,;\s]+", text) if re.search(r"\d", word)]
+    if odd := [word for word in words if not re.fullmatch(r"\d{6,18}", word, re.A)]:
+        raise RecordError(path, "codes", odd[0], "SNOMED CT codes of 6 to 18 digits")
+    return tuple(dict.fromkeys(words))
+
+
 def parse_comments(
     path: Path, comments: list[str]
 ) -> tuple[tuple[str, ...], float | None, str | None]:
@@ -296,10 +322,7 @@ def parse_comments(
     if sex_text and sex_text not in _SEXES:
         raise RecordError(path, "sex", sex_text, "Female, Male or Unknown")
 
-    words = [word for text in stated["dx"] for word in re.split(r"[,;\s]+", text)]
-    codes = [word for word in words if re.search(r"\d", word)]
-    if odd := [code for code in codes if not re.fullmatch(r"\d{6,18}", code, re.A)]:
-        raise RecordError(path, "codes", odd[0], "SNOMED CT codes of 6 to 18 digits")
+    codes = [code for text in stated["dx"] for code in parse_codes(text, path)]
     if stated["diagnoses"]:  # LUDB spells its findings out
         starts = _LUDB_FINDINGS.items()
         codes += [code for c in comments for start, code in starts if c.lower().startswith(start)]

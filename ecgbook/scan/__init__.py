@@ -1,6 +1,12 @@
 """State-space scans: pure functions of tensors, fast, and the recurrences that they equal."""
 
-from .recurrences import segment_sum, selective_scan_recurrence, ssd_matrix, ssd_recurrence
+from .recurrences import (
+    plain_backward,
+    segment_sum,
+    selective_scan_recurrence,
+    ssd_matrix,
+    ssd_recurrence,
+)
 from .scans import SELECTIVE_CHUNK, SSD_CHUNK, Backend, backend, selective_scan, ssd
 
 __all__ = [
@@ -10,6 +16,7 @@ __all__ = [
     "backend",
     "selective_scan",
     "ssd",
+    "plain_backward",
     "segment_sum",
     "selective_scan_recurrence",
     "ssd_matrix",

@@ -5,7 +5,26 @@ keep only the states between chunks for the backward pass. It recomputes a chunk
 and never subtracts large numbers; no exponent is ever positive. Autocast is off inside: it would
 round sums of log decays, which are exponents.
 
-Letters in comments: b batch, q steps of a chunk, h heads, p head_dim, g groups of r heads each,
+Code and papers (Mamba-2: Dao and Gu 2024, section 6; Mamba-1: Gu and Dao 2023, section 3):
+
+=========  =====================================================================================
+code       in the papers
+=========  =====================================================================================
+x, u       input; x (b, length, h, p) of Mamba-2, u (b, length, channels) of Mamba-1
+dt         step sizes, Delta: (b, length, h) and (b, length, channels)
+A          decay rates, negative: (h,), a number a head, and (channels, n)
+B, C       input and output projections: (b, length, g, n) and (b, length, n)
+D          skip connection: (h,) and (channels,)
+a          log decay of a step, dt A; the papers' A-bar is its exponential
+L          exp of the sums of a from step s to t: the 1-semiseparable mask
+G          C B^T, masked: how much step t asks for what step s wrote
+W          L * G * dt, D on the diagonal: the matrix M of "y = M x" within a chunk
+state      S, h: what the past has left, one for every border between chunks
+into       decay from the state before the chunk to a step; "out": from a step to the state behind
+near, far  the two parts of y: from steps of the chunk, and from the state before it
+=========  =====================================================================================
+
+Letters of shapes: b batch, q steps of a chunk, h heads, p head_dim, g groups of r heads each,
 n d_state. Matrix products are written so that no second factor is transposed, which BLAS does at
 half the speed for matrices of this size.
 """
@@ -13,10 +32,12 @@ half the speed for matrices of this size.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .recurrences import plain_backward, selective_scan_recurrence, ssd_recurrence
 
 CACHED_CELLS = 400_000  # pairs of steps that `ChunkedSSD` computes at once on a CPU
 CACHED_STATES = 200_000  # states of one step that `ChunkedSelectiveScan` computes at once there
@@ -75,15 +96,18 @@ class ChunkedSSD(torch.autograd.Function):
                 for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
                     parts = (v[rows, cut] for v in (x, dt, B, C, y))
                     work.forward(*parts, state[rows], None if behind is None else behind[rows])
-        ctx.save_for_backward(x, dt, A, B, C, D, *states)
-        ctx.chunk, ctx.reverse, ctx.has_state = chunk, reverse, initial_state is not None
+        ctx.save_for_backward(x, dt, A, B, C, D, initial_state, *states)
+        ctx.chunk, ctx.reverse = chunk, reverse
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):
         """Go back chunk by chunk with the gradient of the state between them."""
-        x, dt, A, B, C, D, *states = ctx.saved_tensors
+        x, dt, A, B, C, D, initial_state, *states = ctx.saved_tensors
+        if torch.is_grad_enabled():  # asked for with create_graph=True
+            scan = partial(_ssd_from, reverse=ctx.reverse)
+            inputs = x, dt, A, B, C, D, initial_state
+            return *plain_backward(scan, inputs, dy), None, None
         work = _SSDChunks(x, dt, A, B, D, ctx.chunk, ctx.reverse)
         dx, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
                            for v in (x, dt, B, C))  # fmt: skip
@@ -97,8 +121,12 @@ class ChunkedSSD(torch.autograd.Function):
                     dD += dD_part
         if D is None:
             dD = None
-        dinitial = work.as_given(dstate) if ctx.has_state else None
+        dinitial = None if initial_state is None else work.as_given(dstate)
         return dx, ddt, dA, dB, dC, dD, dinitial, None, None
+
+
+def _ssd_from(x, dt, A, B, C, D, initial_state, reverse):
+    return ssd_recurrence(x, dt, A, B, C, D, initial_state=initial_state, reverse=reverse)
 
 
 def _masks(ones: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,15 +192,15 @@ class _SSDChunks:
         (b g, q, n); and G = C B^T, masked (b g, q, q).
         """
         b, q, h = dt.shape
-        upto, before, after = self.masks[q]
-        a = dt * self.A
+        upto, before, after = self.masks[q]  # (q q)
+        a = dt * self.A  # (b q h)
         until = torch.mul(a.transpose(1, 2)[:, :, None], upto, out=self.room("until", b, h, q, q))
         L = self.room("L", b * h * q, q)
         L = torch.mm(until.view(-1, q), before, out=L).exp_().view(b, h, q, q)
-        into, out = (upto @ a).exp_(), (after @ a).exp_()
+        into, out = (upto @ a).exp_(), (after @ a).exp_()  # (b q h)
         whole = a.sum(1).exp_().view(b, self.g, 1, self.r, 1)
-        B, C = (v.transpose(1, 2).reshape(-1, q, self.n) for v in (B, C))
-        G = torch.bmm(C, B.transpose(1, 2)).mul_(upto)
+        B, C = (v.transpose(1, 2).reshape(-1, q, self.n) for v in (B, C))  # (b g, q, n)
+        G = torch.bmm(C, B.transpose(1, 2)).mul_(upto)  # (b g, q, q)
         return L, into, out, whole, B, C, G
 
     def mix(self, L, G, b, q):
@@ -196,13 +224,16 @@ class _SSDChunks:
         """Write y (b q h p) and the state behind the chunk."""
         (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
         L, into, out, whole, B, C, G = self.within(dt, B, C)
-        W = self.mix(L.mul_(dt.transpose(1, 2)[:, :, None]), G, b, q)
+        # 1. What the steps of the chunk give each other.
+        W = self.mix(L.mul_(dt.transpose(1, 2)[:, :, None]), G, b, q)  # (b h, q, q)
         near = torch.bmm(W, self.by_head(x), out=self.room("near", b * h, q, p, dtype=self.low))
+        # 2. What the state before the chunk gives each step.
         S = state.view(b * g, n, r * p).to(self.low)
         far = torch.bmm(C, S, out=self.room("far", b * g, q, r * p, dtype=self.low))
         torch.mul(self.by_step(far), into[..., None], out=y)
         y += near.view(b, h, q, p).transpose(1, 2)
         if behind is not None:
+            # 3. What the steps leave behind, and 4. what is left of the state before.
             fed = self.room("fed", b, q, h, p, dtype=self.low)
             torch.mul(x, (dt * out)[..., None], out=fed)
             torch.mul(state.view(b, g, n, r, p), whole, out=behind.view(b, g, n, r, p))
@@ -288,10 +319,12 @@ class ChunkedSelectiveScan(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):
         """Go back chunk by chunk with the gradient of the state between them."""
         u, dt, A, B, C, D, *states = ctx.saved_tensors
+        if torch.is_grad_enabled():  # asked for with create_graph=True
+            scan = partial(selective_scan_recurrence, reverse=ctx.reverse)
+            return *plain_backward(scan, (u, dt, A, B, C, D), dy), None, None
         work = _SelectiveChunks(u, A, ctx.chunk, ctx.reverse)
         du, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
                            for v in (u, dt, B, C))  # fmt: skip

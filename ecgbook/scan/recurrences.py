@@ -6,6 +6,8 @@ arXiv:2312.00752 (Mamba-1).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -123,6 +125,35 @@ def selective_scan_recurrence(
         ys[t] = (state * C[:, t, None]).sum(-1)
     y = torch.stack(ys, dim=1)
     return y if D is None else y + D * u
+
+
+def plain_backward(
+    plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], dy: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Compute gradients that can be differentiated again, from a form that autograd knows.
+
+    The fast backward passes of this package are no part of a graph. Where a gradient is to have
+    one (``create_graph=True``), they give way to this.
+
+    Parameters
+    ----------
+    plain : callable
+        Takes the inputs and returns what the fast form returns.
+    inputs : sequence of Tensor or None
+        Of the fast form, as its forward pass saved them.
+    dy : Tensor
+        Gradient of the result.
+
+    Returns
+    -------
+    tuple of Tensor or None
+        The gradient of each input that needs one.
+    """
+    # Each input under a name of its own: one may have been computed from another.
+    inputs = [None if v is None else v.view_as(v) for v in inputs]
+    wanted = [v for v in inputs if v is not None and v.requires_grad]
+    grads = iter(torch.autograd.grad(plain(*inputs), wanted, dy, create_graph=True))
+    return tuple(next(grads) if v is not None and v.requires_grad else None for v in inputs)
 
 
 def check_ssd(x, dt, A, B, C, D, initial_state) -> None:

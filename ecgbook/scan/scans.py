@@ -123,7 +123,8 @@ def ssd(
     Returns
     -------
     Tensor, shape (batch, length, heads, head_dim)
-        In the dtype of `x`. It can be differentiated once.
+        In the dtype of `x`. A second derivative goes through the plain recurrence, and takes
+        its time.
 
     Raises
     ------
@@ -170,7 +171,8 @@ def selective_scan(
     Returns
     -------
     Tensor, shape (batch, length, channels)
-        In the dtype of `u`. It can be differentiated once.
+        In the dtype of `u`. A second derivative goes through the plain recurrence, and takes
+        its time.
 
     Raises
     ------

@@ -208,10 +208,11 @@ def _on(array: np.ndarray, like: Tensor) -> Tensor:
 
 
 def _centered(x: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
-    """Deviation of ``x (batch, samples, channels)`` from its mean; 0 in padding."""
-    valid = valid[..., None]
-    mean = (x * valid).sum(1, keepdim=True) / lengths.clamp(min=1)[:, None, None]
-    return (x - mean) * valid
+    """Deviation of ``x (batch, samples, channels)`` from its mean; 0 in padding, whatever it is."""
+    padding = ~valid[..., None]
+    x = x.masked_fill(padding, 0)
+    mean = x.sum(1, keepdim=True) / lengths.clamp(min=1)[:, None, None]
+    return (x - mean).masked_fill(padding, 0)
 
 
 def _streams(n: int, device, generator) -> list[torch.Generator]:

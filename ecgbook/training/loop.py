@@ -250,7 +250,7 @@ def _check_sets(train: ECGDataset, valid: ECGDataset) -> None:
     if len(shared):
         raise ValueError(
             f"{len(shared)} patients or recordings on both sides found (group {shared[0]}), none "
-            "wanted; split with ecgbook.splits"
+            "wanted; split with ecgbook.data.split_by_patient"
         )
 
 

@@ -72,3 +72,18 @@ def test_trim_cuts_the_padding_that_all_share_and_nothing_else():
         assert short["x"].shape == (2, length, 12) and short["mask"].shape == (2, length)
         assert torch.equal(short["x"], batch["x"][:, :length])
         assert not batch["mask"][:, length:].any() and torch.equal(short["y"], batch["y"])
+
+
+def test_torch_s_own_loader_takes_a_data_set():
+    dataset = from_records(make_records(5, seed=3), STEPS)
+    batches = list(torch.utils.data.DataLoader(dataset, batch_size=2))
+    assert [len(b["x"]) for b in batches] == [2, 2, 1]
+    for name in ("x", "mask", "y", "y_mask"):
+        joined = torch.cat([b[name] for b in batches])
+        assert torch.equal(joined, torch.cat([b[name] for b in dataset.loader(3)])), name
+
+
+def test_a_batch_without_signal_is_named():
+    batch = from_records(make_records(2, seed=3), STEPS).batch([0, 1])
+    with pytest.raises(ValueError, match="a batch without any signal found"):
+        trim(batch | {"mask": torch.zeros_like(batch["mask"])})

@@ -10,6 +10,7 @@ import wfdb
 from ecgbook.data import folder, from_folder, read_manifest
 from ecgbook.labels import CODES, RHYTHMS, names
 from ecgbook.leads import LEADS
+from ecgbook.records import RecordError
 from ecgbook.signals import Preprocessing
 from ecgbook.synthetic import make_records
 
@@ -142,3 +143,36 @@ def test_an_epoch_from_the_cache_reads_filters_and_copies_nothing(
     assert isinstance(found.x, np.memmap) and not found.x.flags.writeable
     seen = [x for batch in found.loader(4, shuffle=True, seed=1) for x in batch["x"].numpy()]
     assert sorted(x.tobytes() for x in seen) == sorted(x.tobytes() for x in wanted)
+
+
+@pytest.mark.parametrize("separator", ["; ", ",", ", ", " ", " ; "])
+def test_codes_may_be_set_apart_as_headers_do(small_folder, tmp_path, separator):
+    wanted = from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache").y
+    rows = read_manifest(small_folder)
+    for row in rows:
+        row["snomed"] = f" {separator.join([*row['snomed'].split(';'), 'NORM'])} "
+    write_manifest(small_folder, rows)
+    found = from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache").y
+    np.testing.assert_array_equal(found, wanted)
+    assert wanted.any(), "some records show a rhythm"
+
+
+def test_a_code_that_is_none_is_named(small_folder, tmp_path):
+    rows = read_manifest(small_folder)
+    rows[2]["snomed"] = "426783006; 4267830o6"
+    write_manifest(small_folder, rows)
+    with pytest.raises(RecordError, match="manifest.csv, R2: codes: found 4267830o6"):
+        from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache")
+
+
+def test_a_manifest_that_a_spreadsheet_saved_is_read(small_folder, tmp_path):
+    manifest = small_folder / "manifest.csv"
+    manifest.write_text(manifest.read_text(), encoding="utf-8-sig")
+    assert len(from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache")) == 6
+
+
+def write_manifest(folder, rows):
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

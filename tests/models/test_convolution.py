@@ -1,5 +1,7 @@
 """Depthwise convolutions: PyTorch's own are the measure."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -129,13 +131,12 @@ def test_autocast_around_a_convolution_changes_nothing(form, dtype):
         assert torch.equal(a, b)
 
 
-@FORMS
-def test_a_second_derivative_is_refused(form):
-    x = normal(2, 9, 4).requires_grad_()
-    y = convolve(form, x, normal(4, 3, seed=2)).square().sum()
-    [first] = torch.autograd.grad(y, x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+@pytest.mark.parametrize("conv", [causal_conv, partial(causal_conv, reverse=True), centered_conv])
+def test_second_derivatives_are_right(conv):
+    x, weight, bias = normal(2, 7, 3), normal(3, 3, seed=1), normal(3, seed=2)
+    leaves = [v.double().requires_grad_() for v in (x, weight, bias)]
+    assert torch.autograd.gradgradcheck(conv, leaves)
+    assert torch.autograd.gradgradcheck(lambda x, w: conv(x, w), leaves[:2])
 
 
 @FORMS

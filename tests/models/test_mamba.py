@@ -19,7 +19,17 @@ from mixers import (
     under,
 )
 
-from ecgbook.models import Bidirectional, Mamba, Mamba2, SharedMamba2, Unidirectional
+from ecgbook.models import (
+    Bidirectional,
+    FeedForward,
+    Mamba,
+    Mamba2,
+    RMSNorm,
+    SelfAttention,
+    SharedMamba2,
+    Unidirectional,
+    VisionMamba,
+)
 
 SMALL = {"d_state": 4, "head_dim": 8}
 KINDS = ("one way", "both ways", "shared")
@@ -237,3 +247,57 @@ def test_wrong_inputs_are_refused(mixer):
         mixer(torch.zeros(2, 9, 16), torch.ones(2, 8, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"torch.float32 found, \(2, 9\), torch.bool wanted"):
         mixer(torch.zeros(2, 9, 16), torch.ones(2, 9))
+
+
+LAYERS = {
+    "Mamba": lambda: Mamba(8, d_state=3),
+    "Mamba2": lambda: Mamba2(8, d_state=4, head_dim=4, n_groups=2),
+    "Mamba2, one group": lambda: Mamba2(8, d_state=4, head_dim=8),
+    "SharedMamba2": lambda: SharedMamba2(8, d_state=4, head_dim=4, d_conv=3),
+    "Unidirectional": lambda: Unidirectional(8, d_state=4, head_dim=4),
+    "Bidirectional": lambda: Bidirectional(8, d_state=4, head_dim=4),
+    "Bidirectional, shared": lambda: Bidirectional(8, d_state=4, head_dim=4, shared=True),
+    "VisionMamba v1": lambda: VisionMamba(8, "v1", d_state=3),
+    "VisionMamba v2": lambda: VisionMamba(8, "v2", d_state=3),
+    "FeedForward": lambda: FeedForward(8, dropout=0.0),
+    "SelfAttention": lambda: SelfAttention(8, n_heads=2),
+    "RMSNorm": lambda: RMSNorm(8),
+    "RMSNorm, groups": lambda: RMSNorm(8, n_groups=2),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("loss", [torch.sum, lambda y: y.square().sum()], ids=["sum", "squares"])
+def test_second_derivatives_are_those_of_finite_differences(name, loss):
+    torch.manual_seed(0)
+    layer = scramble(LAYERS[name]()).double()
+    leaves = [tokens(9, 8).requires_grad_(), *layer.parameters()]
+    away = [torch.randn_like(v) for v in leaves]
+
+    def slope(step):
+        """The gradient after a small step of input and parameters."""
+        with torch.no_grad():
+            for v, d in zip(leaves, away, strict=True):
+                v += step * d
+        found = torch.autograd.grad(loss(layer(leaves[0])), leaves)
+        with torch.no_grad():
+            for v, d in zip(leaves, away, strict=True):
+                v -= step * d
+        return torch.cat([v.flatten() for v in found])
+
+    grads = torch.autograd.grad(loss(layer(leaves[0])), leaves, create_graph=True)
+    along = sum((g * d).sum() for g, d in zip(grads, away, strict=True))
+    found = torch.autograd.grad(along, leaves, allow_unused=True, materialize_grads=True)
+    found = torch.cat([v.flatten() for v in found])
+    wanted = (slope(1e-5) - slope(-1e-5)) / 2e-5
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6 * float(wanted.abs().max()))
+    assert wanted.abs().max() > 1e-3
+
+
+def test_a_gradient_with_a_graph_is_that_without():
+    layer, x = scramble(Bidirectional(8, d_state=4, head_dim=4)).double(), tokens(9, 8)
+    leaves = list(layer.parameters())
+    fast = torch.autograd.grad(layer(x).square().sum(), leaves)
+    slow = torch.autograd.grad(layer(x).square().sum(), leaves, create_graph=True)
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)

@@ -463,14 +463,14 @@ def test_damage_is_refused_with_its_field_or_does_no_harm(tmp_path, dialect, nam
     assert damaged != sound
     path = write(tmp_path, *damaged, dialect)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         if field is None:
             record = read_record(path)
         else:
             with pytest.raises(RecordError) as caught:
                 read_record(path)
-        seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+        seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert seconds < 1

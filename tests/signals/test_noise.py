@@ -279,3 +279,13 @@ def test_arguments_out_of_range_are_named(recorded):
         add_noise(x, short, 0.0, FS_HZ, mask)
     with pytest.raises(ValueError, match="fs_hz=-1 found"):
         read_noise("none", -1)
+
+
+@pytest.mark.parametrize("junk", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", NOISE_KINDS)
+def test_what_stands_in_the_padding_does_not_matter(kind, junk):
+    x, mask = padded()
+    dirty = x.masked_fill(~mask[..., None], junk)
+    clean = add_noise(x, kind, 6.0, FS_HZ, mask, seeded(1))
+    found = add_noise(dirty, kind, 6.0, FS_HZ, mask, seeded(1))
+    torch.testing.assert_close(found[mask], clean[mask], rtol=0, atol=0)
