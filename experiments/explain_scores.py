@@ -31,7 +31,11 @@ def class_means(
     return np.divide(total, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
 
 
-def scored(rows: Rows, chosen, before: Rows | None = None) -> dict:
+SHARE = (0.0, 1.0)
+"""The range of what is a share, such as that of the records where a map points at a beat."""
+
+
+def scored(rows: Rows, chosen, before: Rows | None = None, within=None) -> dict:
     """Average a value over the records of each target, with an interval over patients and seeds.
 
     Parameters
@@ -42,8 +46,10 @@ def scored(rows: Rows, chosen, before: Rows | None = None) -> dict:
     before : list of ndarray, optional
         What is taken off, record by record: the mean of these differences is the difference of
         the means, with the same draws for both.
+    within : (float, float), optional
+        Least and greatest value that there can be.
     """
-    drawn = _drawn(rows if before is None else np.subtract(rows, before), chosen)
+    drawn = _drawn(rows if before is None else np.subtract(rows, before), chosen, within)
     return _written(drawn.average(), drawn, _members(chosen)[0])
 
 
@@ -93,7 +99,9 @@ def localization(runs: Runs, chosen) -> dict:
     methods = {}
     for name, each in rows.items():
         metrics = {key: each[key] for key in ("mass", "rank", "pointing")}
-        methods[name] = {key: scored(values, chosen) for key, values in metrics.items()}
+        methods[name] = {
+            key: scored(values, chosen, within=SHARE) for key, values in metrics.items()
+        }
         methods[name]["mass_over_chance"] = ratio(each["mass"], chance["chance"], chosen)
         methods[name]["mass_over_chance_within_reach"] = ratio(
             *([values[reach] for values in key] for key in (each["mass"], chance["chance"])), few
@@ -103,7 +111,7 @@ def localization(runs: Runs, chosen) -> dict:
                 key: scored(values, chosen, rows[REFERENCE][key]) for key, values in metrics.items()
             }
     return {
-        **{key: scored(values, chosen) for key, values in chance.items()},
+        **{key: scored(values, chosen, within=SHARE) for key, values in chance.items()},
         "within reach": len(reach),
         "methods": methods,
     }
@@ -232,13 +240,14 @@ def _members(chosen) -> tuple[list[str], np.ndarray]:
     return [RHYTHMS[number] for number in numbers], chosen.target[:, None] == numbers
 
 
-def _drawn(rows: Rows, chosen) -> Interval:
+def _drawn(rows: Rows, chosen, within: tuple[float, float] | None = None) -> Interval:
     """Draw the means of values (records,) or (records, columns), a class after the other."""
     y = _members(chosen)[1]
     columns = np.asarray(rows, dtype=np.float64).reshape(len(rows), len(y), -1)
     mask = np.tile(y, (1, columns.shape[2]))
     p = np.repeat(columns, y.shape[1], axis=2)
-    return bootstrap(class_means, mask, p, groups=chosen.groups, mask=mask, n_draws=N_DRAWS)
+    options = {"groups": chosen.groups, "mask": mask, "n_draws": N_DRAWS, "within": within}
+    return bootstrap(class_means, mask, p, **options)
 
 
 def _written(macro: Interval, each: Interval, names: list[str]) -> dict:

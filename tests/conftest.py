@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# One thread a test: on a busy machine, threads that wait for each other take minutes for seconds.
+# Set before anything loads torch, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def ecgdata() -> Path:

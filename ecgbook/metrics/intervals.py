@@ -12,14 +12,18 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from scipy.stats import norm, t
 
-from .scores import AbsentClassWarning, check
+from .scores import AbsentClassWarning, auprc, auroc, brier, challenge_score, check, ece, f1
 
 Metric = Callable[..., "np.ndarray | float"]
 
+_RANGES = dict.fromkeys((auroc, auprc, f1, ece, brier), (0.0, 1.0))
+_RANGES[challenge_score] = (-np.inf, 1.0)
+_ANY = (-np.inf, np.inf)
 _CELLS_AT_ONCE = 2_000_000  # draws x records held in memory by a bootstrap
 
 
@@ -52,9 +56,16 @@ class Interval:
     n_used: int | np.ndarray
     by_seed: np.ndarray = field(compare=False, repr=False)
     draws: np.ndarray = field(compare=False, repr=False)
+    within: tuple[float, float] = field(default=_ANY, compare=False, repr=False)
 
     @classmethod
-    def of(cls, by_seed: np.ndarray, draws: np.ndarray, level: float = 0.95) -> Interval:
+    def of(
+        cls,
+        by_seed: np.ndarray,
+        draws: np.ndarray,
+        level: float = 0.95,
+        within: tuple[float, float] = _ANY,
+    ) -> Interval:
         """Make an interval of draws, as `bootstrap` does of those it makes.
 
         Parameters
@@ -64,6 +75,8 @@ class Interval:
         draws : ndarray, shape (n_draws,) or (n_draws, k)
             The mean over the seeds in every draw; NaN where it is not defined.
         level : float
+        within : (float, float)
+            Least and greatest value that there can be: the bounds are cut there.
 
         Raises
         ------
@@ -84,10 +97,11 @@ class Interval:
         pairs = zip(
             by_seed.reshape(len(by_seed), -1).T, draws.reshape(len(draws), -1).T, strict=True
         )
-        low, high = np.transpose([_bounds(*pair, level) for pair in pairs]).reshape(2, *value.shape)
+        bounds = [np.clip(_bounds(*pair, level), *within) for pair in pairs]
+        low, high = np.transpose(bounds).reshape(2, *value.shape)
         if value.ndim == 0:
             value, low, high, n_used = float(value), float(low), float(high), int(n_used)
-        return cls(value, low, high, level, len(draws), n_used, by_seed, draws)
+        return cls(value, low, high, level, len(draws), n_used, by_seed, draws, within)
 
     def average(self, classes: Sequence[int] | None = None) -> Interval:
         """Average over classes inside each draw, as ``bootstrap(…, average=True)`` does over all.
@@ -99,7 +113,7 @@ class Interval:
         """
         which = slice(None) if classes is None else list(classes)
         columns = self.by_seed[:, which], self.draws[:, which]
-        return Interval.of(*_over_classes(*columns), self.level)
+        return Interval.of(*_over_classes(*columns), self.level, self.within)
 
     def as_list(self) -> list[float]:
         """Return ``[value, low, high]`` of a single number, as results files hold it."""
@@ -145,6 +159,7 @@ def bootstrap(
     n_draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    within: tuple[float, float] | None = None,
 ) -> Interval:
     """Compute a metric with an interval by drawing patients, and seeds where there are several.
 
@@ -173,6 +188,9 @@ def bootstrap(
         Nominal coverage between 0 and 1.
     seed : int
         Seed of the draws; equal seeds, records and groups give equal draws.
+    within : (float, float), optional
+        Least and greatest value of the metric, where the bounds are cut; known for the metrics
+        of `ecgbook.metrics`.
 
     Returns
     -------
@@ -198,7 +216,10 @@ def bootstrap(
     doi:10.2307/3002019.
     """
     y, scores, mask = _checked(y, p, mask)
-    return _interval(*_scored(metric, y, scores, mask, groups, n_draws, seed), average, level, seed)
+    by_seed, draws = _scored(metric, y, scores, mask, groups, n_draws, seed)
+    if within is None:
+        within = _RANGES.get(metric.func if isinstance(metric, partial) else metric, _ANY)
+    return _interval(by_seed, draws, average, level, seed, within)
 
 
 def paired_bootstrap(
@@ -264,7 +285,7 @@ def _scored(metric, y, scores, mask, groups, n_draws, seed) -> tuple[np.ndarray,
     return values, np.stack(_replicates(metric, y, scores, mask, groups, n_draws, seed))
 
 
-def _interval(by_seed, draws, average, level, seed) -> Interval:
+def _interval(by_seed, draws, average, level, seed, within=_ANY) -> Interval:
     """Draw the seeds, average over classes if asked to, and find the bounds."""
     n_seeds, n_draws = draws.shape[:2]
     drawn = draws.mean(axis=0)
@@ -275,7 +296,7 @@ def _interval(by_seed, draws, average, level, seed) -> Interval:
         drawn = drawn + np.tensordot(shares, np.nan_to_num(by_seed), axes=1)
     if average:
         by_seed, drawn = _over_classes(by_seed, drawn)
-    return Interval.of(by_seed, drawn, level)
+    return Interval.of(by_seed, drawn, level, within)
 
 
 def _bounds(by_seed, draws, level) -> list[float]:

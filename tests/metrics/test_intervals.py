@@ -256,3 +256,16 @@ Y, P, M = simulated(10)
 def test_bad_input_is_refused_with_what_was_found(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_bounds_stay_where_the_metric_does():
+    y = np.repeat([0, 1], 30)[:, None]
+    p = several(y, 3, 4) + np.array([0.5, 3, 6])[:, None, None] * y  # seeds far apart
+    found = bootstrap(metrics.auroc, y, p, average=True)
+    assert found.high == 1 and 0 <= found.low < found.value
+    loose = bootstrap(metrics.auroc, y, p, average=True, within=(-np.inf, np.inf))
+    assert loose.high > 1 and loose.low == found.low
+    own = bootstrap(lambda y, p, mask: metrics.auroc(y, p, mask=mask), y, p, average=True)
+    assert own == loose
+    calls = functools.partial(metrics.f1, thresholds=2.0)
+    assert bootstrap(calls, y, p, average=True).high <= 1
