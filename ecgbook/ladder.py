@@ -246,14 +246,14 @@ def _rows(data: str) -> tuple[int, ...]:
 def _cells(row: dict, scores: dict, change: list[float] | None) -> str:
     """Write what the tables have in common: size, time, scores, change."""
     cells = [f"{row['parameters']:,}", f"{row['ms_per_record']:.1f}"]
-    cells += [
-        metrics.format_interval(scores[metric]["macro"]) for metric in ("auroc", "auprc", "f1")
-    ]
-    if change is None:
-        cells.append("–")
-    else:
-        cells.append(f"{metrics.format_interval(change, sign='+')}, {metrics.verdict(change)}")
+    cells += [_interval(scores[metric]["macro"]) for metric in ("auroc", "auprc", "f1")]
+    cells.append("–" if change is None else f"{_interval(change, '+')} {metrics.verdict(change)}")
     return " | ".join(cells)
+
+
+def _interval(values: list[float | None], sign: str = "") -> str:
+    """Write an interval for a narrow column: no line ends between its bounds."""
+    return metrics.format_interval(values, sign).replace(", ", ",\N{NO-BREAK SPACE}")
 
 
 def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
@@ -277,9 +277,7 @@ def rhythm_table(rung: int, data: str, rare: int = 20) -> str:
     for rhythm in RHYTHMS:
         count = scores["positives"][rhythm]
         mark = " †" if count < rare else ""
-        cells = " | ".join(
-            metrics.format_interval(scores[m][rhythm]) for m in ("auroc", "auprc", "f1")
-        )
+        cells = " | ".join(_interval(scores[m][rhythm]) for m in ("auroc", "auprc", "f1"))
         lines.append(f"| {rhythm}{mark} | {count} | {cells} |")
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ from .localization import (
     relevance_mass,
     relevance_rank,
 )
-from .mamba_lrp import Explanation, MambaLRP
+from .mamba_lrp import CompletenessWarning, Explanation, MambaLRP
 from .page import explanation_page
 from .randomization import (
     cascading_randomization,
@@ -29,13 +29,26 @@ from .randomization import (
     random_logit,
     similarity,
 )
-from .rules import MAMBA_LRP, MissingRule, Rule, Rules, attn_lrp, gamma, half, lrp, plain
+from .rules import (
+    MAMBA_LRP,
+    MissingRule,
+    OtherFunction,
+    Rule,
+    Rules,
+    attn_lrp,
+    gamma,
+    half,
+    lrp,
+    plain,
+)
 
 __all__ = [
+    "CompletenessWarning",
     "Explanation",
     "MambaLRP",
     "MAMBA_LRP",
     "MissingRule",
+    "OtherFunction",
     "Rule",
     "Rules",
     "attn_lrp",

@@ -10,6 +10,7 @@ The rules are in `ecgbook.explain`, with their sources.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,10 +24,13 @@ from torch import Tensor, nn
 
 from ..labels import RHYTHMS
 from ..leads import LEADS
-from ..models import ConvStem
+from ..models import ConvStem, TokenClassifier
 from ..records import Record
 from ..training import Bundle
-from .rules import MAMBA_LRP, Rule, lrp, swap
+from .rules import MAMBA_LRP, OtherFunction, Rule, lock_of, lrp, swap
+
+_ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.05}
+"""By dtype, what rounding may do to a logit, and to the sum of relevance, of what is summed."""
 
 Target = int | str | tuple[int | str, int | str] | Tensor | Sequence[int]
 
@@ -131,6 +135,10 @@ class Explanation:
         return explanation_page(self, r_peaks_s, start_s, limit, title)
 
 
+class CompletenessWarning(UserWarning):
+    """Relevance and biases do not sum to the logit: a step of the model has no rule."""
+
+
 class MambaLRP:
     """Explain the logits of a model of the book, exactly and at the price of one gradient.
 
@@ -161,6 +169,8 @@ class MambaLRP:
         self.bundle = model if isinstance(model, Bundle) else None
         self.model = model.model if isinstance(model, Bundle) else model
         self.rules, self.flat_input = rules, flat_input
+        ours = self.bundle is not None or isinstance(self.model, TokenClassifier)
+        self.names = RHYTHMS if ours else ()
 
     def attribute(self, inputs: Tensor, target: Target, mask: Tensor | None = None) -> Tensor:
         """Compute the relevance of every sample of a batch; the call is that of captum.
@@ -182,8 +192,9 @@ class MambaLRP:
 
         Raises
         ------
-        MissingRule, ValueError
-            As `ecgbook.explain.lrp` does, or if the target is none of these.
+        MissingRule, OtherFunction, ValueError
+            As `ecgbook.explain.lrp` does; if the logits under the rules are not those without; or
+            if the target is none of these.
         """
         return self._propagate(inputs, target, mask)[0]
 
@@ -244,7 +255,7 @@ class MambaLRP:
         error = (parts.sum() - logit.double()).abs() / parts.abs().sum()
         mask = torch.ones(x.shape[:2]) if mask is None else mask
         return Explanation(
-            target=_name(target),
+            target=_name(target, self.names),
             logit=float(logit),
             relevance=relevance[0].cpu().numpy(),
             bias=float(biases.double().sum()),
@@ -258,14 +269,20 @@ class MambaLRP:
     def _propagate(self, inputs, target, mask, leaves=None):
         """Return the relevance of the inputs, or leaves; that of each bias; and the logits."""
         args = () if mask is None else (mask,)
-        with torch.enable_grad(), lrp(self.model, self.rules) as additive, ExitStack() as stack:
+        with ExitStack() as stack:
+            stack.enter_context(lock_of(self.model))
+            with torch.no_grad():
+                plain = _select(self.model(inputs.detach(), *args), target, self.names)
+            stack.enter_context(torch.enable_grad())
+            additive = stack.enter_context(lrp(self.model, self.rules))
             x = inputs.detach()
             if self.flat_input and leaves is None:
                 stack.enter_context(_flat(self.model, x, args))
                 x = torch.ones_like(x)
             x.requires_grad_()
-            explained = _select(self.model(x, *args), target)
-            leaf = x if leaves is None else leaves[0]
+            explained = _select(self.model(x, *args), target, self.names)
+            _check_same(plain, explained.detach())
+            leaf = x if leaves is None else leaves[-1]  # the first are of the plain run
             grads = torch.autograd.grad(explained.sum(), [leaf, *additive], allow_unused=True)
             relevance, *biases = (
                 torch.zeros_like(v) if grad is None else v.detach() * grad
@@ -274,6 +291,8 @@ class MambaLRP:
         if mask is not None and leaves is None:  # padding may be NaN
             relevance = relevance.masked_fill(mask[..., None] == 0, 0)
         biases = torch.cat([x.new_zeros(0), *(b.flatten() for b in biases)])
+        if leaves is None and self.rules is MAMBA_LRP:
+            _warn_of_losses(relevance, biases, explained.detach())
         return relevance, biases, explained.detach()
 
     def _prepared(self, record, mask, fs_hz):
@@ -304,22 +323,22 @@ class MambaLRP:
         return x, mask, fs_hz, start_s
 
 
-def _number(target: int | str, n_classes: int) -> int:
-    number = RHYTHMS.index(target) if target in RHYTHMS else target
+def _number(target: int | str, n_classes: int, names: Sequence[str]) -> int:
+    known = names if len(names) == n_classes else ()  # of another task, classes have no names
+    number = known.index(target) if target in known else target
     if isinstance(number, str) or not 0 <= number < n_classes:
-        raise ValueError(
-            f"target {target!r} found, one of {', '.join(RHYTHMS)} or 0 to {n_classes - 1} wanted"
-        )
-    return number
+        wanted = f"one of {', '.join(known)} or " if known else ""
+        raise ValueError(f"target {target!r} found, {wanted}0 to {n_classes - 1} wanted")
+    return int(number)
 
 
-def _select(logits: Tensor, target: Target) -> Tensor:
+def _select(logits: Tensor, target: Target, names: Sequence[str]) -> Tensor:
     """Return what is explained of each record: shape (batch,)."""
     if isinstance(target, tuple):
         first, second = target
-        return _select(logits, first) - _select(logits, second)
+        return _select(logits, first, names) - _select(logits, second, names)
     if isinstance(target, Integral | str):
-        return logits[:, _number(target, logits.shape[1])]
+        return logits[:, _number(target, logits.shape[1], names)]
     numbers = torch.as_tensor(target, device=logits.device)
     if numbers.shape != logits.shape[:1]:
         raise ValueError(
@@ -328,10 +347,39 @@ def _select(logits: Tensor, target: Target) -> Tensor:
     return logits.gather(1, numbers[:, None].long())[:, 0]
 
 
-def _name(target: int | str | tuple) -> str:
+def _name(target: int | str | tuple, names: Sequence[str]) -> str:
     if isinstance(target, tuple):
-        return " - ".join(map(_name, target))
-    return RHYTHMS[target] if target in range(len(RHYTHMS)) else str(target)
+        return " - ".join(_name(each, names) for each in target)
+    if isinstance(target, str):
+        return target
+    return names[target] if target < len(names) else f"class {target}"
+
+
+def _check_same(plain: Tensor, under_rules: Tensor) -> None:
+    """Refuse to explain a model that is another function under the rules."""
+    apart = (plain - under_rules).abs()
+    allowed = _ALLOWED[plain.dtype] * (1 + plain.abs())
+    if (apart > allowed).any() or (apart.isnan() & ~plain.isnan()).any():
+        row = int((apart - allowed).argmax())
+        raise OtherFunction(
+            f"record {row}: logit {plain[row]:.6g} found without the rules, {under_rules[row]:.6g} "
+            "under them, the same wanted; a rule changes values, or a batch normalization that "
+            "stands behind a convolution in the model does not run behind it"
+        )
+
+
+def _warn_of_losses(relevance: Tensor, biases: Tensor, logits: Tensor) -> None:
+    """Say so where relevance and biases miss the logits by more than rounding does."""
+    parts = torch.cat([relevance.flatten().double(), biases.double()])
+    error = float((parts.sum() - logits.double().sum()).abs() / parts.abs().sum().clamp(min=1e-30))
+    if error > _ALLOWED[logits.dtype]:
+        warnings.warn(
+            f"relevance and biases miss the logits by {error:.0e} of all relevance, "
+            f"{_ALLOWED[logits.dtype]:.0e} or less wanted: the model has a step without a rule, "
+            "such as a function of torch.nn.functional; make it a module, which a rule can name",
+            CompletenessWarning,
+            stacklevel=4,
+        )
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import RLock
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,10 @@ Rule = Callable[..., Tensor]
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 _BIASED = (nn.Linear, nn.Conv1d, nn.LayerNorm)  # whose bias is added on the way to the logit
+
+
+class OtherFunction(ValueError):
+    """Under the rules, a model computes something else than without them."""
 
 
 class MissingRule(ValueError):
@@ -226,6 +232,8 @@ LRP-0 there too.
 def lrp(model: nn.Module, rules: Mapping[type, Rule] = MAMBA_LRP) -> Iterator[list[Tensor]]:
     """Let a model run under rules, which change its gradients and not its values.
 
+    One thread at a time: another one that wants the same model waits.
+
     Only the ``forward`` of each module object is replaced, and put back at the end, also after an
     exception. A batch normalization directly behind a convolution is folded into it meanwhile,
     unless it has a rule of its own; no parameter or buffer changes. Scans keep the backend that
@@ -256,7 +264,7 @@ def lrp(model: nn.Module, rules: Mapping[type, Rule] = MAMBA_LRP) -> Iterator[li
     _check_mode(model)
     stand_ins = _fold(model, rules)
     _check_rules(model, rules, stand_ins)
-    with ExitStack() as stack:
+    with lock_of(model), ExitStack() as stack:
         additive = {}
         for module in model.modules():
             stand_in = stand_ins.get(module, module)
@@ -270,6 +278,25 @@ def lrp(model: nn.Module, rules: Mapping[type, Rule] = MAMBA_LRP) -> Iterator[li
             stack.callback(bias.requires_grad_, bias.requires_grad)
             bias.requires_grad_()
         yield list(additive)
+
+
+_LOCKS: WeakKeyDictionary = WeakKeyDictionary()
+_LOCKS_LOCK = RLock()
+
+
+def lock_of(model: nn.Module):
+    """Return the lock of a model: while one thread explains it, another one waits.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Returns
+    -------
+    threading.RLock
+    """
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(model, RLock())
 
 
 def swap(stack: ExitStack, module: nn.Module, forward: Callable) -> None:

@@ -1,6 +1,8 @@
 """MambaLRP: relevance sums to the logit, equals LRP written out, and comes in usable shapes."""
 
 import dataclasses
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import lrp_oracle
 import numpy as np
@@ -11,7 +13,17 @@ from torch import nn
 
 import ecgbook
 from ecgbook import synthetic
-from ecgbook.explain import MAMBA_LRP, Explanation, MambaLRP, attn_lrp, gamma, page, plain
+from ecgbook.explain import (
+    MAMBA_LRP,
+    CompletenessWarning,
+    Explanation,
+    MambaLRP,
+    OtherFunction,
+    attn_lrp,
+    gamma,
+    page,
+    plain,
+)
 from ecgbook.models import (
     SSD,
     Attend,
@@ -319,3 +331,75 @@ def test_the_plot_is_the_page_of_the_explanation(monkeypatch):
     result = explanation()
     result.plot([1.0, 2.0], start_s=0.5, limit=2.0, title="T")
     assert calls == [(result, [1.0, 2.0], 0.5, 2.0, "T")]
+
+
+# ---- foreign models, and several threads
+
+
+class Reordered(nn.Module):
+    """Runs its normalization behind the activation, though it stands behind the convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv1d(12, 8, 5), nn.BatchNorm1d(8), nn.ReLU()
+        self.head = nn.Linear(8, 3)
+        self.norm.running_mean.uniform_(0.2, 0.5)
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        return self.head(self.norm(self.act(self.conv(x.mT))).mean(-1))
+
+
+class InTheOpen(nn.Module):
+    """Has a step that is no module, so that no rule can be given for it."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.first, self.second, self.step = nn.Linear(12, 8), nn.Linear(8, 3), step
+
+    def forward(self, x, mask=None):
+        return self.second(self.step(self.first(x))).mean(1)
+
+
+def test_rules_never_explain_another_function():
+    torch.manual_seed(0)
+    model, x = Reordered().eval(), torch.randn(2, 40, 12)
+    for call in (MambaLRP(model).attribute, lambda x, k: MambaLRP(model).explain(x[0], k)):
+        with pytest.raises(OtherFunction, match=r"logit .* found without the rules, .* under them"):
+            call(x, 1)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [torch.nn.functional.silu, lambda v: v * v, lambda v: nn.functional.layer_norm(v, (8,))],
+    ids=["silu", "square", "layer norm"],
+)
+def test_a_step_that_no_rule_reaches_is_said(step):
+    torch.manual_seed(0)
+    model, x = InTheOpen(step).eval(), torch.randn(1, 64, 12)
+    with pytest.warns(CompletenessWarning, match="has a step without a rule"):
+        MambaLRP(model).explain(x, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MambaLRP(InTheOpen(nn.ReLU()).eval()).explain(x, 2)
+
+
+def test_classes_of_another_task_have_no_rhythms_names():
+    torch.manual_seed(0)
+    model, x = InTheOpen(nn.ReLU()).eval(), torch.randn(1, 64, 12)
+    assert MambaLRP(model).explain(x, 1).target == "class 1"
+    assert MambaLRP(model).explain(x, (2, 0)).target == "class 2 - class 0"
+    with pytest.raises(ValueError, match=r"target 'AF' found, 0 to 2 wanted"):
+        MambaLRP(model).explain(x, "AF")
+
+
+@pytest.mark.parametrize("n_threads", [2, 4, 8])
+def test_threads_that_explain_one_model_wait_for_each_other(n_threads):
+    model, x = build("mamba-2, one way"), signal()
+    wanted = [MambaLRP(model).attribute(x, k) for k in range(5)]
+    with ThreadPoolExecutor(n_threads) as pool:
+        found = list(pool.map(lambda k: (k, MambaLRP(model).attribute(x, k)), [*range(5)] * 4))
+    for k, relevance in found:
+        torch.testing.assert_close(relevance, wanted[k], rtol=0, atol=1e-12)
+    assert not any("forward" in vars(module) for module in model.modules())
