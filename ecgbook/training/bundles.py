@@ -41,7 +41,7 @@ class Bundle:
 
     @torch.no_grad()
     def probabilities(self, record: Record) -> np.ndarray:
-        """Compute the probability of each rhythm in a record, as the model sees it.
+        """Compute the probability of each rhythm in a record, in evaluation mode.
 
         Parameters
         ----------
@@ -54,11 +54,51 @@ class Bundle:
             In the order of `ecgbook.labels.RHYTHMS`.
         """
         x, mask = self.preprocessing(record.signal_mv, record.fs_hz)
-        device = next(self.model.parameters()).device
-        logits = self.model(
-            torch.from_numpy(x)[None].to(device), torch.from_numpy(mask)[None].to(device)
+        like, was_training = next(self.model.parameters()), self.model.training
+        self.model.eval()
+        try:
+            logits = self.model(
+                torch.from_numpy(x)[None].to(like), torch.from_numpy(mask)[None].to(like.device)
+            )
+        finally:
+            self.model.train(was_training)
+        return torch.sigmoid(logits.float())[0].cpu().numpy()
+
+
+KNOWN: dict[str, type[nn.Module]] = {
+    cls.__name__: cls for cls in (CNNBaseline, ECGVisionMamba, EnhancedECGMamba2)
+}
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Refuse a model that a file could not give back.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+
+    Raises
+    ------
+    ValueError
+        If it is of no class of `ecgbook.models`, or no longer what its ``config`` builds.
+    """
+    name = type(model).__name__
+    if type(model) is not KNOWN.get(name):
+        raise ValueError(
+            f"a model of class {name} found, one of {', '.join(KNOWN)} wanted, which a file can "
+            "build again; train it without a folder and keep model.state_dict() yourself"
         )
-        return torch.sigmoid(logits)[0].cpu().numpy()
+    with torch.device("meta"):
+        wanted = {k: tuple(v.shape) for k, v in KNOWN[name](**model.config).state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    differing = [k for k in wanted | found if wanted.get(k) != found.get(k)]
+    if differing:
+        k = differing[0]
+        raise ValueError(
+            f"{k} of shape {found.get(k)} found, {wanted.get(k)} wanted, as {name} with "
+            f"{model.config} has; build the model anew with other arguments, such as n_classes, "
+            "instead of changing it"
+        )
 
 
 def save(bundle: Bundle, path: str | Path) -> Path:
@@ -76,7 +116,13 @@ def save(bundle: Bundle, path: str | Path) -> Path:
     Returns
     -------
     Path
+
+    Raises
+    ------
+    ValueError
+        If the file could not give the model back, as `check_saveable` says.
     """
+    check_saveable(bundle.model)
     header = {
         "model": type(bundle.model).__name__,
         "config": bundle.model.config,
@@ -116,12 +162,18 @@ def load(path: str | Path) -> Bundle:
             f"or the name of a model of the book: {', '.join(TRAINED)}"
         )
     tensors, header = read_safetensors(path)
-    known = {c.__name__: c for c in (CNNBaseline, ECGVisionMamba, EnhancedECGMamba2)}
-    cls = known.get(header.get("model"))
+    cls = KNOWN.get(header.get("model", ""))
     if cls is None:
         raise ValueError(f"{path}: model {header.get('model')!r} found, a model of ecgbook wanted")
-    model = cls(**header["config"])
-    model.load_state_dict(tensors)
+    try:
+        model = cls(**header["config"])
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{path}: weights or settings of another {cls.__name__} found, those of this version "
+            f"of ecgbook wanted ({first}); train it again, or use the version that wrote it"
+        ) from error
     return Bundle(
         model=model.eval(),
         preprocessing=Preprocessing.from_dict(header["preprocessing"]),

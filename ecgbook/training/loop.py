@@ -7,7 +7,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from ..attacks import ALARM, CatastrophicOverfittingWarning
 from ..data import ECGDataset, trim
 from ..labels import RHYTHMS
 from ..storage import write_json
-from .bundles import Bundle, save
+from .bundles import Bundle, check_saveable, save
 from .checkpoints import TrainingState
 from .evaluation import predict
 from .recipe import Recipe
@@ -101,7 +101,8 @@ def fit(
         If the two sets were prepared differently or share a group, one is empty,
         the validation set has no class with both kinds of labels, the loss is not finite, or
         `resume` finds a run with another recipe, other data or another model; without `resume`,
-        if `folder` holds a run already, which would be lost.
+        if `folder` holds a run already, which would be lost; with `folder`, if the model is none
+        that `save` can write.
     """
     _check_sets(train, valid)
     AcceleratorState._reset_state()  # accelerate would keep a process to its first precision
@@ -116,6 +117,7 @@ def fit(
     parallel, optimizer = accelerator.prepare(model, optimizer)
     state = TrainingState(model, optimizer, recipe.to_dict(), fingerprint(train, valid))
     if folder is not None:
+        check_saveable(model)  # now, and not after the last epoch
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)  # now, and not after the first epoch
         if (folder / "last.safetensors").is_file():
@@ -134,7 +136,7 @@ def fit(
         unit="step",
         disable=not (progress and accelerator.is_main_process),
     )
-    with bar, torch.random.fork_rng():
+    with bar, torch.random.fork_rng(), _full_precision_afterwards(accelerator, parallel):
         while state.epoch < recipe.epochs and not state.out_of_patience:
             started = time.perf_counter()
             order = recipe.seed * 100_003 + state.epoch
@@ -189,12 +191,21 @@ def fit(
                 state.store(folder / "last.safetensors", accelerator)
             if on_epoch is not None:
                 on_epoch(row)
-    accelerator.unwrap_model(parallel, keep_fp32_wrapper=False)  # back to full precision
     bundle = _finish(state, train, valid, about or {})
     if folder is not None and accelerator.is_main_process:
         save(bundle, folder / "model.safetensors")
         write_json(folder / "training.json", bundle.card)
     return bundle
+
+
+@contextmanager
+def _full_precision_afterwards(accelerator: Accelerator, parallel: nn.Module) -> Iterator[None]:
+    """Take off what mixed precision has put around the model, also after an interruption."""
+    try:
+        yield
+    finally:
+        model = accelerator.unwrap_model(parallel, keep_fp32_wrapper=False)
+        vars(model).pop("forward", None)  # accelerate puts the class's own back as the object's
 
 
 def _warn_of_overfitting(row: dict) -> None:

@@ -92,3 +92,47 @@ def test_a_model_of_the_book_scores_what_its_card_says(name, least):
     dataset = from_records(records, bundle.preprocessing)
     np.testing.assert_array_equal(dataset.y, y[:48])
     np.testing.assert_allclose(training.predict(bundle.model, dataset), kept[:48], atol=1e-3)
+
+
+def test_a_model_that_a_file_cannot_give_back_is_refused_before_it_is_written(tmp_path):
+    changed = models.CNNBaseline(**PRESETS["tutorial"], n_layers=1)
+    changed.head = torch.nn.Linear(64, 9)
+    own = torch.nn.Linear(12, 5)
+    for model, message in (
+        (changed, r"head.weight of shape \(9, 64\) found, \(5, 64\) wanted.*n_classes"),
+        (own, "a model of class Linear found, one of CNNBaseline, .* wanted"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            training.save(Bundle(model, PREPROCESSING["tutorial"], np.full(5, 0.5)), tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["another size", "an argument of another version"])
+def test_weights_of_another_version_are_named_in_one_sentence(tmp_path, damage):
+    model = models.CNNBaseline(**PRESETS["tutorial"], n_layers=1).eval()
+    path = tmp_path / "m.safetensors"
+    training.save(Bundle(model, PREPROCESSING["tutorial"], np.full(5, 0.5)), path)
+    tensors, header = storage.read_safetensors(path)
+    if damage == "another size":
+        header["config"]["embed_dim"] = 32
+    else:
+        header["config"]["n_moons"] = 2
+    storage.write_safetensors(path, tensors, header)
+    with pytest.raises(ValueError, match=r"m.safetensors: weights or settings of another CNN") as e:
+        training.load(path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_probabilities_come_in_evaluation_mode_and_any_dtype(dtype):
+    torch.manual_seed(0)
+    model = models.CNNBaseline(**PRESETS["tutorial"], n_layers=1, dropout=0.5).eval()
+    bundle = Bundle(model, PREPROCESSING["tutorial"], np.full(5, 0.5))
+    [record] = synthetic.make_records(1, seed=1)
+    wanted = bundle.probabilities(record)
+    model.train()
+    np.testing.assert_array_equal(bundle.probabilities(record), wanted)
+    assert model.training, "left as it was"
+    found = Bundle(model.to(dtype), bundle.preprocessing, bundle.thresholds).probabilities(record)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, atol=0.02)

@@ -292,3 +292,37 @@ def test_two_gloo_processes_give_the_loss_of_one(tmp_path):
     for one, two in zip(rows[1], rows[2], strict=True):
         assert two["train_loss"] == pytest.approx(one["train_loss"], abs=1e-5)
         assert two["valid_loss"] == pytest.approx(one["valid_loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_an_interrupted_fit_leaves_no_autocast_behind(precision):
+    model, recipe = small(), Recipe(epochs=3, precision=precision)
+
+    def interrupted(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, waves(32), waves(16, 1000), recipe, progress=False, on_epoch=interrupted)
+    assert "forward" not in vars(model)
+    assert model.eval()(torch.zeros(1, 256, 12)).dtype == torch.float32
+
+
+class Own(torch.nn.Module):
+    """A reader's module."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(12, 5)
+
+    def forward(self, x, mask=None):
+        return self.linear(x.mean(1))
+
+
+def test_an_own_module_trains_and_is_refused_where_it_could_not_be_saved(tmp_path):
+    epochs = []
+    sets, recipe = (waves(32), waves(16, 1000)), Recipe(epochs=2)
+    with pytest.raises(ValueError, match="a model of class Own found.*train it without a folder"):
+        fit(Own(), *sets, recipe, tmp_path / "run", progress=False, on_epoch=epochs.append)
+    assert not epochs and not (tmp_path / "run").exists()
+    bundle = fit(Own(), *sets, recipe, progress=False)
+    assert bundle.card["best_epoch"] in (0, 1)
