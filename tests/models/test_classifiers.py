@@ -14,6 +14,7 @@ from ecgbook.models import (
     MaskedMean,
     Scale,
     TokenClassifier,
+    frontend,
 )
 
 PLAIN = {"use_multi_branch": False, "use_attention": False}
@@ -222,3 +223,14 @@ def test_a_wrong_mask_is_named():
         Plain()(torch.zeros(2, 2048, 12), torch.ones(2, 100, dtype=torch.bool))
     with pytest.raises(ValueError, match="torch.float32 found"):
         Plain()(torch.zeros(2, 2048, 12), torch.ones(2, 2048))
+
+
+def test_the_mask_is_followed_once_a_pass_whatever_the_number_of_stems(monkeypatch):
+    calls, follow = [], frontend.follow_mask
+    monkeypatch.setattr(frontend, "follow_mask", lambda *a: calls.append(a) or follow(*a))
+    model = trained("enhanced, plain", use_multi_branch=True)
+    mask = torch.ones(2, 512, dtype=torch.bool)
+    for given in (mask, None):
+        calls.clear()
+        model(torch.randn(2, 512, 12), given)
+        assert len(calls) == 2, "one for each convolution of a stem"
