@@ -48,8 +48,9 @@ lint: setup ## check style, formatting and types
 notebooks: setup ## regenerate the .ipynb beside each chapter
 	$(BIN)/python scripts/make_notebooks.py
 
-lab: setup ## open the chapters in JupyterLab
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/book
+lab: setup ## put copies of the chapters into work/, which is yours, and open them in JupyterLab
+	$(BIN)/python scripts/make_notebooks.py --work
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/work
 
 serve: book ## build the site and serve it on port 8000
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html

@@ -1,13 +1,19 @@
 """Write the output-free notebook beside each page with code; with ``--run``, run notebooks too.
 
-usage: make_notebooks.py [--to FOLDER] [--run [PAGE.md ...]]
+usage: make_notebooks.py [--to FOLDER] [--run [PAGE.md ...]] [--work]
+
+The notebooks in book/ are made, not written: nobody works there. ``--work`` puts copies into work/
+for a reader to write in, and never touches one that is there. What somebody has written into a
+notebook of book/ all the same is moved to work/ before the notebook is made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -58,12 +64,60 @@ def make_notebook(converter: Converter, page: str) -> nbformat.NotebookNode:
         "language_info": {"name": "python"},
     }
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+    notebook.metadata["made"] = content_hash(notebook)
     notebook.nbformat_minor = 5
     nbformat.validate(notebook)
     return notebook
 
 
-def write_notebooks(book: Book, folder: Path) -> list[Path]:
+def content_hash(notebook: nbformat.NotebookNode) -> str:
+    """Hash what a reader would change in a notebook: text, code and outputs.
+
+    Parameters
+    ----------
+    notebook : nbformat.NotebookNode
+    """
+    parts = [[c.cell_type, c.source, c.get("outputs", [])] for c in notebook.cells]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def is_as_made(path: Path) -> bool:
+    """Say whether nobody has written into a notebook since it was made.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    try:
+        notebook = nbformat.read(path, 4)
+    except Exception:  # whatever it is, it is none of ours
+        return False
+    return notebook.metadata.get("made") == content_hash(notebook)
+
+
+def rescue(path: Path, work: Path) -> Path:
+    """Move what somebody has written into a notebook to the folder of their own work.
+
+    Parameters
+    ----------
+    path : Path
+    work : Path
+
+    Returns
+    -------
+    Path
+        A new file: what is there is never overwritten.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while (target := work / f"{path.stem}{f'-{number}' if number else ''}{path.suffix}").exists():
+        number += 1
+    shutil.move(path, target)
+    print(f"{path}: somebody's work found; it is now {target}")
+    return target
+
+
+def write_notebooks(book: Book, folder: Path, work: Path | None = None) -> list[Path]:
     """Write the notebooks of all pages with code to `folder` and return their paths.
 
     Parameters
@@ -72,16 +126,44 @@ def write_notebooks(book: Book, folder: Path) -> list[Path]:
         The book.
     folder : Path
         Where the notebooks go; made if absent.
+    work : Path, optional
+        Where what somebody has written into one of them is moved; work/ beside the book's folder
+        by default.
     """
     converter, paths = Converter(book), []
     folder.mkdir(parents=True, exist_ok=True)
     for page in book.notebook_pages():
         path = folder / f"{Path(page).name}.ipynb"
         text = nbformat.writes(make_notebook(converter, page)) + "\n"
+        if path.is_file() and path.read_text("utf8") != text and not is_as_made(path):
+            rescue(path, work or book.root / "work")
         if not path.is_file() or path.read_text("utf8") != text:
             path.write_text(text, "utf8")
         paths.append(path)
     return paths
+
+
+def write_copies(book: Book, work: Path) -> list[Path]:
+    """Put a copy of each notebook where a reader may write; leave those that are there.
+
+    Parameters
+    ----------
+    book : Book
+    work : Path
+
+    Returns
+    -------
+    list of Path
+        The new ones.
+    """
+    converter, new = Converter(book), []
+    work.mkdir(parents=True, exist_ok=True)
+    for page in book.notebook_pages():
+        path = work / f"{Path(page).name}.ipynb"
+        if not path.exists():
+            path.write_text(nbformat.writes(make_notebook(converter, page)) + "\n", "utf8")
+            new.append(path)
+    return new
 
 
 def run_notebook(path: Path) -> nbformat.NotebookNode:
@@ -116,10 +198,15 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, default=ROOT / "book", help="where they are written")
     parser.add_argument("--run", nargs="*", type=Path, help="run these pages (none named: all)")
+    parser.add_argument("--work", action="store_true", help="put copies to write in into work/")
     options = parser.parse_args(arguments)
     book = read_book()
     if book.missing:
         print(f"Pages of _toc.yml without a file, left out: {', '.join(book.missing)}")
+    if options.work:
+        new = write_copies(book, ROOT / "work")
+        print(f"{len(new)} notebooks put into {ROOT / 'work'}, which is yours; the rest was there")
+        return
     paths = write_notebooks(book, options.to)
     print(f"{len(paths)} notebooks in {options.to}")
     if options.run is None:

@@ -10,7 +10,7 @@ import pytest
 from book_config import read_book, read_cells
 from build_book import fingerprints
 from jupyter_cache import get_cache
-from make_notebooks import write_notebooks
+from make_notebooks import write_copies, write_notebooks
 from myst_nb.core.read import read_myst_markdown_notebook
 from myst_to_notebook import Converter, PageError
 from pages import HEADER
@@ -298,3 +298,47 @@ def test_an_edit_changes_only_the_ids_of_edited_cells(tmp_path, convert):
     before, after = ids(cell + "A\n\n" + cell), ids("new\n\n" + cell + "A\n\n" + cell)
     assert len(before) == len(set(before)) and len(after) == len(set(after))
     assert len(set(before) - set(after)) == 1, "the title's cell, which the new text joined"
+
+
+# -- nobody's work is lost -------------------------------------------------------------------------
+
+
+def answer(path, text="my_answer = 42"):
+    notebook = nbformat.read(path, 4)
+    notebook.cells[-1].source = text
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="42")]
+    nbformat.write(notebook, path)
+    return path.read_text("utf8")
+
+
+def test_copies_to_work_in_are_made_once_and_then_left_alone(tmp_path):
+    book, work = small_book(tmp_path, PAGE), tmp_path / "work"
+    assert [path.name for path in write_copies(book, work)] == ["two.ipynb"]
+    mine = answer(work / "two.ipynb")
+    source = book.source("book/two")
+    source.write_text(source.read_text().replace("1 + 1", "2 + 2"))
+    write_notebooks(book, tmp_path / "book")
+    assert write_copies(book, work) == []
+    assert (work / "two.ipynb").read_text("utf8") == mine
+
+
+def test_what_was_written_into_a_made_notebook_is_moved_and_not_lost(tmp_path, capsys):
+    book = small_book(tmp_path, PAGE)
+    made = tmp_path / "book" / "two.ipynb"
+    fresh = made.read_text("utf8")
+    for number, name in enumerate(["two.ipynb", "two-1.ipynb"]):
+        mine = answer(made, f"answer {number}")
+        write_notebooks(book, tmp_path / "book")
+        assert (tmp_path / "work" / name).read_text("utf8") == mine
+        assert made.read_text("utf8") == fresh
+        assert "somebody's work found" in capsys.readouterr().out
+    source = book.source("book/two")
+    source.write_text(source.read_text().replace("1 + 1", "2 + 2"))
+    write_notebooks(book, tmp_path / "book")  # an older notebook as it was made: just replaced
+    assert len(list((tmp_path / "work").iterdir())) == 2 and "2 + 2" in made.read_text("utf8")
+
+
+def test_work_is_ignored_by_git_and_opened_by_make_lab():
+    assert "/work/" in (ROOT / ".gitignore").read_text().splitlines()
+    lab = (ROOT / "Makefile").read_text().partition("\nlab: ")[2].partition("\n\n")[0]
+    assert "make_notebooks.py --work" in lab and "/lab/tree/work" in lab
