@@ -22,7 +22,7 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from .checks import check_fields, valid_lengths
+from .checks import check_fields, valid_lengths, without_numpy
 from .leads import LEAD_GROUPS, LEADS, index
 from .signals import NOISE_KINDS, add_noise, check_kind, without_bands
 
@@ -43,6 +43,7 @@ def _tuples(transform, *names: str) -> None:
         if not isinstance(value, list | tuple):
             raise ValueError(f"{transform.transform}: {name}={value!r} found, a tuple wanted")
         object.__setattr__(transform, name, tuple(value))
+    without_numpy(transform)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class FrequencyMask:
     transform: str = field(default="FrequencyMask", init=False)
 
     def __post_init__(self):
+        without_numpy(self)
         _tuples(self, "width_hz", "range_hz")
         _check(self, fs_hz=(self.fs_hz > 0, "a positive rate in Hz"))
         low, high = self.range_hz
@@ -163,6 +165,7 @@ class Noise:
     transform: str = field(default="Noise", init=False)
 
     def __post_init__(self):
+        without_numpy(self)
         _tuples(self, "kinds", "snr_db")
         low, high = self.snr_db
         _check(
@@ -226,6 +229,7 @@ class LeadMask:
     transform: str = field(default="LeadMask", init=False)
 
     def __post_init__(self):
+        without_numpy(self)
         _check(
             self,
             p=(0 <= self.p <= 1, "0 to 1"),
@@ -287,6 +291,7 @@ class Mixup:
     transform: str = field(default="Mixup", init=False)
 
     def __post_init__(self):
+        without_numpy(self)
         _tuples(self, "shares")
         right = len(self.shares) > 0 and all(0 <= share <= 1 for share in self.shares)
         _check(

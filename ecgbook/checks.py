@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,22 @@ def check_fields(
         if not right:
             where = "" if owner is None else f"{owner}: "
             raise ValueError(f"{where}{name}={getattr(settings, name)!r} found, {wanted} wanted")
+
+
+def without_numpy(settings: object) -> None:
+    """Turn the NumPy numbers among the fields of a dataclass into Python's, which JSON can hold.
+
+    Parameters
+    ----------
+    settings : dataclass
+        Frozen or not; numbers in its tuples are turned too.
+    """
+    for name, value in vars(settings).items():
+        if isinstance(value, tuple):
+            plain = tuple(v.item() if isinstance(v, np.generic) else v for v in value)
+        else:
+            plain = value.item() if isinstance(value, np.generic) else value
+        object.__setattr__(settings, name, plain)
 
 
 def check_batch(

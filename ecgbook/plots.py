@@ -100,7 +100,7 @@ def ecg_paper(
         raise ValueError(
             f"start_s={start_s} found, 0 to {len(signal_mv) / fs_hz:g} s (the record's end) wanted"
         )
-    first = round(start_s * fs_hz)
+    first = min(round(start_s * fs_hz), len(signal_mv) - 1)
     part = slice(first, first + round(10 * fs_hz))
     if relevance is not None:
         boxes, color = _boxes(relevance, signal_mv.shape, part, fs_hz, limit)

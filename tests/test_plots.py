@@ -222,3 +222,9 @@ def test_learning_curve_and_intervals_show_their_numbers():
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b (not defined)"]
     assert ax.lines[0].get_xdata().tolist() == [0.4, 0.6]
     assert len(ax.lines) == 2
+
+
+def test_the_last_half_sample_is_still_a_page():
+    signal = np.zeros((1000, 12))
+    ax = plots.ecg_paper(signal, 100, 9.996, relevance=np.ones((1000, 12)))
+    assert ax.get_xlim()[0] < 0

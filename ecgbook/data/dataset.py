@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..signals import Preprocessing
+from .groups import join_records, signal_hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +162,8 @@ def from_records(
     ----------
     records : iterable
         Objects with ``signal_mv (samples, 12)`` in mV, ``fs_hz``, ``labels (5,)``, ``name`` and
-        ``patient``, as `ecgbook.synthetic.iter_records` yields them.
+        ``patient``, as `ecgbook.synthetic.iter_records` yields them. A patient that is empty or
+        None is unknown; records with one signal are copies.
     preprocessing : Preprocessing
     database : str
         Name for the records' origin.
@@ -171,7 +173,7 @@ def from_records(
     ECGDataset
         In memory.
     """
-    x, n_valid, y, names, patients = [], [], [], [], []
+    x, n_valid, y, names, patients, hashes = [], [], [], [], [], []
     for record in records:
         window, mask = preprocessing(record.signal_mv, record.fs_hz)
         x.append(window)
@@ -179,17 +181,20 @@ def from_records(
         y.append(record.labels)
         names.append(record.name)
         patients.append(record.patient)
+        hashes.append(signal_hash(record.signal_mv))
     if not x:
         raise ValueError("no record found, at least one wanted")
+    databases = [database] * len(x)
+    copies, groups = join_records(names, patients, hashes, [""] * len(x), databases)
     return ECGDataset(
         x=np.stack(x),
         n_valid=np.array(n_valid),
         y=np.stack(y).astype(np.float32),
         y_mask=np.ones((len(y), len(y[0])), dtype=bool),
         names=np.array(names),
-        databases=np.full(len(x), database),
-        groups=np.unique(patients, return_inverse=True)[1],
-        copies=np.arange(len(x)),
+        databases=np.array(databases),
+        groups=groups,
+        copies=copies,
         preprocessing=preprocessing,
     )
 

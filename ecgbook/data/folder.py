@@ -122,6 +122,7 @@ def from_folder(
         patients=[row["patient"] for row in rows],
         hashes=json.loads((cached / "hashes.json").read_text()),
         same_ecg_as=[row["same_ecg_as"] for row in rows],
+        databases=[row["database"] for row in rows],
     )
     codes = [parse_codes(row["snomed"], f"{folder}/manifest.csv, {row['record']}") for row in rows]
     return ECGDataset(

@@ -24,9 +24,10 @@ def signal_hash(signal_mv: np.ndarray) -> str:
 
 def join_records(
     identifiers: Sequence[str],
-    patients: Sequence[str],
+    patients: Sequence[str | None],
     hashes: Sequence[str],
     same_ecg_as: Sequence[str],
+    databases: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give numbers to recordings and to the groups that a split must keep together.
 
@@ -34,12 +35,14 @@ def join_records(
     ----------
     identifiers : sequence of str
         ``folder/record`` of each record.
-    patients : sequence of str
-        Patient of each record, empty where unknown.
+    patients : sequence of str or None
+        Patient of each record, empty or None where unknown: such a record has a group of its own.
     hashes : sequence of str
         `signal_hash` of each record.
     same_ecg_as : sequence of str
         Identifier of the same recording at another rate, or empty.
+    databases : sequence of str
+        Of each record: patient "1" of one database is nobody in another.
 
     Returns
     -------
@@ -53,11 +56,15 @@ def join_records(
     links = [(i, number[other]) for i, other in enumerate(same_ecg_as) if other in number]
     links += _chain(hashes)
     copies = connected_components(_graph(links, n), directed=False)[1]
-    groups = connected_components(_graph(links + _chain(patients), n), directed=False)[1]
+    known = [
+        (database.casefold(), str(patient).strip()) if str(patient or "").strip() else None
+        for database, patient in zip(databases, patients, strict=True)
+    ]
+    groups = connected_components(_graph(links + _chain(known), n), directed=False)[1]
     return copies, groups
 
 
-def _chain(keys: Sequence[str]) -> list[tuple[int, int]]:
+def _chain(keys: Sequence) -> list[tuple[int, int]]:
     """Link each record to the one before it that has the same key."""
     last, links = {}, []
     for i, key in enumerate(keys):

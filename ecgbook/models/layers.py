@@ -83,13 +83,22 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
         centered = x - mean[:, None]
         second = _sum_over_processes((centered.square() * weight).sum((0, 2)), distributed)
         variance = second / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            unbiased = variance * count / (count - 1).clamp(min=1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(unbiased, self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centered * scale[:, None] + self.bias[:, None]
+        self._remember(mean, variance, first[-1])
+        y = centered * torch.rsqrt(variance + self.eps)[:, None]
+        if self.weight is not None:
+            y = y * self.weight[:, None]
+        return y if self.bias is None else y + self.bias[:, None]
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Move the running statistics; a batch without a valid position moves nothing."""
+        if self.running_mean is None or not count > 0:
+            return
+        self.num_batches_tracked += 1
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        unbiased = variance * count / (count - 1).clamp(min=1)
+        for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.lerp_(value.to(running.dtype), momentum)
 
 
 def _sum_over_processes(x: Tensor, distributed: bool) -> Tensor:

@@ -9,6 +9,7 @@ from numbers import Integral
 import numpy as np
 import scipy.signal
 
+from ..checks import without_numpy
 from ..leads import LEADS
 from .resampling import rate_ratio, resample
 
@@ -58,6 +59,7 @@ class Preprocessing:
                 raise ValueError(
                     f"band_hz={self.band_hz} found, 0 < low < high < {self.fs_hz / 2:g} Hz wanted"
                 )
+        without_numpy(self)
 
     def __call__(self, signal_mv: np.ndarray, fs_hz: float) -> tuple[np.ndarray, np.ndarray]:
         """Prepare one record.

@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass
 
 from ..attacks import AdversarialTraining
 from ..augment import Transform
-from ..checks import check_fields
+from ..checks import check_fields, without_numpy
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 @dataclass(frozen=True)
@@ -63,18 +67,19 @@ class Recipe:
     adversarial: AdversarialTraining | None = None
 
     def __post_init__(self):
+        without_numpy(self)
         transforms = isinstance(self.augment, tuple) and all(
             isinstance(each, Transform) for each in self.augment
         )
         attacks = self.adversarial is None or isinstance(self.adversarial, AdversarialTraining)
         checks = {
-            "epochs": (self.epochs >= 1, "1 or more"),
-            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "epochs": (_is_count(self.epochs), "a whole number of 1 or more"),
+            "batch_size": (_is_count(self.batch_size), "a whole number of 1 or more"),
             "learning_rate": (self.learning_rate > 0, "a number above 0"),
             "warmup": (0 <= self.warmup < 1, "0 or more and below 1"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
             "clip_norm": (self.clip_norm > 0, "a number above 0"),
-            "patience": (self.patience >= 1, "1 or more"),
+            "patience": (_is_count(self.patience), "a whole number of 1 or more"),
             "positive_weight": (0 <= self.positive_weight <= 1, "0 to 1"),
             "precision": (self.precision in ("no", "bf16", "fp16"), "no, bf16 or fp16"),
             "augment": (transforms, "a tuple of ecgbook.augment's transforms"),

@@ -1,5 +1,7 @@
 """Data sets: batches are what was prepared, subsets and loaders lose nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,3 +89,13 @@ def test_a_batch_without_signal_is_named():
     batch = from_records(make_records(2, seed=3), STEPS).batch([0, 1])
     with pytest.raises(ValueError, match="a batch without any signal found"):
         trim(batch | {"mask": torch.zeros_like(batch["mask"])})
+
+
+@pytest.mark.parametrize("unknown", ["", None, "  "])
+def test_unknown_patients_are_no_one_and_copies_are_found(unknown):
+    records = make_records(4, seed=3)
+    records = [replace(record, patient=unknown) for record in [*records, records[0]]]
+    dataset = from_records(records, STEPS)
+    assert len(np.unique(dataset.groups)) == len(np.unique(dataset.copies)) == 4
+    assert dataset.copies[0] == dataset.copies[4] and dataset.groups[0] == dataset.groups[4]
+    assert len(dataset.distinct()) == 4

@@ -29,15 +29,18 @@ def same_partition(a, b):
 def test_joining_is_connected_components(data):
     n = data.draw(st.integers(1, 12))
     names = [f"f/{i}" for i in range(n)]
-    patients = data.draw(st.lists(st.sampled_from(["", "p", "q", "r"]), min_size=n, max_size=n))
+    patients = st.sampled_from(["", None, "p", "q", "r"])
+    patients = data.draw(st.lists(patients, min_size=n, max_size=n))
     hashes = data.draw(st.lists(st.sampled_from("abcdefgh"), min_size=n, max_size=n))
     same = data.draw(st.lists(st.sampled_from(["", "g/x", *names]), min_size=n, max_size=n))
-    copies, groups = join_records(names, patients, hashes, same)
+    databases = data.draw(st.lists(st.sampled_from(["one", "two"]), min_size=n, max_size=n))
+    copies, groups = join_records(names, patients, hashes, same, databases)
     pairs = [(i, j) for i in range(n) for j in range(i)]
     twins = [(i, j) for i, j in pairs if hashes[i] == hashes[j]]
     twins += [(i, names.index(s)) for i, s in enumerate(same) if s in names]
     assert same_partition(copies, slow_components(n, twins))
-    persons = [(i, j) for i, j in pairs if patients[i] and patients[i] == patients[j]]
+    who = list(zip(databases, patients, strict=True))
+    persons = [(i, j) for i, j in pairs if patients[i] and who[i] == who[j]]
     assert same_partition(groups, slow_components(n, twins + persons))
 
 

@@ -232,3 +232,40 @@ def test_a_token_of_zeros_stays_zero_with_a_finite_gradient():
 def test_a_weight_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"\(3,\) found, \(4,\) wanted"):
         rms_norm(torch.zeros(2, 4), torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"momentum": None}, {"affine": False}, {"track_running_stats": False}, {"momentum": 0.3}],
+    ids=str,
+)
+def test_batch_norm_takes_the_options_of_pytorch_s(options):
+    x, mask = masked_case()
+    ours = MaskedBatchNorm1d(3, **options).double()
+    theirs = torch.nn.BatchNorm1d(3, **options).double()
+    for step in range(3):
+        signal = x + step  # a full batch, so that the two count the same positions
+        y = ours(signal, torch.ones_like(mask))
+        torch.testing.assert_close(y, theirs(signal))
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+    if options.get("track_running_stats", True):
+        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_batch_norm_trains_in_half_precision(dtype):
+    x, mask = masked_case()
+    norm, exact = MaskedBatchNorm1d(3).to(dtype), MaskedBatchNorm1d(3)
+    found, wanted = norm(x.to(dtype), mask), exact(x.float(), mask)
+    torch.testing.assert_close(found.float(), wanted, rtol=0.03, atol=0.03)
+    torch.testing.assert_close(norm.running_mean.float(), exact.running_mean, rtol=0.03, atol=0.01)
+
+
+def test_a_batch_without_a_valid_position_moves_no_statistics():
+    norm, (x, mask) = MaskedBatchNorm1d(3).double(), masked_case()
+    norm(x, mask)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    norm(x, torch.zeros_like(mask))
+    for name, value in norm.state_dict().items():
+        assert torch.equal(value, before[name]), name
