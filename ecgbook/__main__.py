@@ -16,8 +16,8 @@ from .data import ECGDataset, from_folder, from_records
 from .explain import MambaLRP
 from .labels import POLICIES, RHYTHMS
 from .leads import LEADS
-from .records import read_record
-from .signals import Preprocessing, find_beats
+from .records import Record, find_beats, read_record
+from .signals import Preprocessing
 from .storage import write_json
 from .training import Recipe, fingerprint, fit
 
@@ -220,10 +220,26 @@ def _predict(options: argparse.Namespace) -> None:
     print("Probability of each rhythm; * from the model's threshold on. Not for diagnosis.")
     print(f"{'':32}" + "".join(f"{rhythm:>8} " for rhythm in RHYTHMS))
     for path in options.records:
-        found = bundle.probabilities(read_record(path))
+        record = read_record(path)
+        found = bundle.probabilities(record)
         marks = np.where(found >= bundle.thresholds, "*", " ")
         cells = "".join(f"{p:8.3f}{mark}" for p, mark in zip(found, marks, strict=True))
         print(f"{path.stem:32}{cells}")
+        for note in _notes(record, bundle.preprocessing):
+            print(f"  note: {note}")
+
+
+def _notes(record: Record, preprocessing: Preprocessing) -> list[str]:
+    """Say what is doubtful in a record, and which part of it a model sees."""
+    notes = list(record.notes)
+    window_s = preprocessing.n_samples / preprocessing.fs_hz
+    if record.duration_s > window_s + 1 / preprocessing.fs_hz:
+        start_s = preprocessing.start_s(len(record.signal_mv), record.fs_hz)
+        notes.append(
+            f"the model sees {start_s:.1f} to {start_s + window_s:.1f} s of "
+            f"{record.duration_s:.1f} s, and nothing else"
+        )
+    return notes
 
 
 def _explain(options: argparse.Namespace) -> None:
@@ -231,8 +247,11 @@ def _explain(options: argparse.Namespace) -> None:
         raise ValueError(f"--against {options.against} found, a rhythm other than --target wanted")
     record = read_record(options.record)
     target = (options.target, options.against) if options.against else options.target
-    found = MambaLRP(training.load(options.model)).explain(record, target)
+    bundle = training.load(options.model)
+    found = MambaLRP(bundle).explain(record, target)
     print(f"What the model used in {record.name}; for teaching, not for diagnosis.")
+    for note in _notes(record, bundle.preprocessing):
+        print(f"Note: {note}")
     print(found.balance())
     print(f"Input share {found.input_share:.3f}, bias share {1 - found.input_share:.3f}.")
     print(f"Relevance in units of the logit; + speaks for {found.target}.\n")

@@ -10,8 +10,7 @@ import ecgbook
 from ecgbook.__main__ import main
 from ecgbook.explain import MambaLRP
 from ecgbook.leads import LEADS
-from ecgbook.records import read_record
-from ecgbook.signals import find_beats
+from ecgbook.records import find_beats, read_record
 from ecgbook.synthetic import make_records
 
 SMALL = ["--records", "60", "--epochs", "2", "--batch-size", "16"]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..labels import RHYTHMS
 from ..leads import LEADS
 from ..models import ConvStem, TokenClassifier
-from ..records import Record
+from ..records import Record, check_alive
 from ..training import Bundle
 from .rules import MAMBA_LRP, OtherFunction, Rule, lock_of, lrp, swap
 
@@ -306,6 +306,7 @@ class MambaLRP:
                 )
             if mask is not None or fs_hz is not None:
                 raise ValueError("mask or fs_hz found beside a record, neither wanted")
+            check_alive(record)
             prepare = self.bundle.preprocessing
             start_s = prepare.start_s(len(record.signal_mv), record.fs_hz)
             record, mask = prepare(record.signal_mv, record.fs_hz)

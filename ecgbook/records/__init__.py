@@ -1,6 +1,7 @@
-"""One 12-lead ECG from a file, checked, in millivolts."""
+"""One 12-lead ECG from a file, checked, in millivolts, and what is doubtful in it."""
 
 from .header import RecordError, parse_codes
+from .quality import check_alive, find_beats, is_dead, quality
 from .reading import Record, read_record
 
 __all__ = [
@@ -8,4 +9,8 @@ __all__ = [
     "parse_codes",
     "Record",
     "read_record",
+    "check_alive",
+    "find_beats",
+    "is_dead",
+    "quality",
 ]

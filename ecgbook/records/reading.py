@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from .header import (
     parse_header,
     read_lines,
 )
+from .quality import quality
 
 LIMB_LIMIT_MV = 0.02
 """Largest 99th percentile of the limb-lead residual; real records stay below 0.008 mV."""
@@ -70,6 +72,17 @@ class Record:
     def leads(self) -> tuple[str, ...]:
         """The names of the columns of `signal_mv`: always `ecgbook.leads.LEADS`."""
         return LEADS
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What is dead, missing or doubtful in the signal, in sentences: see `quality`."""
+        notes = quality(self.signal_mv, self.fs_hz)
+        if self.rescaled:
+            notes = (
+                "each lead is stretched to 1 mV: amplitudes are not those of the heart",
+                *notes,
+            )
+        return notes
 
     @property
     def duration_s(self) -> float:

@@ -1,6 +1,5 @@
-"""What is done to a signal: rate, preprocessing, bands, beats, noise."""
+"""What is done to a signal: rate, preprocessing, bands, noise."""
 
-from .beats import find_beats
 from .disturbances import ELECTRODES, ELECTRODES_TO_LEADS, MAINS_HZ, disturbance
 from .noise import NOISE_KINDS, RecordedNoise, add_noise, check_kind, read_noise
 from .preprocessing import Preprocessing
@@ -13,7 +12,6 @@ __all__ = [
     "Preprocessing",
     "remove_band",
     "without_bands",
-    "find_beats",
     "NOISE_KINDS",
     "RecordedNoise",
     "add_noise",

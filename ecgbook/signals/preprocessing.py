@@ -67,7 +67,8 @@ class Preprocessing:
         Parameters
         ----------
         signal_mv : ndarray, shape (samples, 12)
-            Signal in mV; NaN marks missing samples. A lead that is missing throughout becomes 0.
+            Signal in mV; NaN marks missing samples. A lead that is missing throughout becomes 0;
+            what is missing at the end in all leads is padding.
         fs_hz : float
             Its sampling rate in Hz.
 
@@ -89,9 +90,9 @@ class Preprocessing:
             raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) wanted")
         if not fs_hz > 0:
             raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
-        if len(signal_mv) < fs_hz:
-            raise ValueError(f"{len(signal_mv) / fs_hz:.2f} s of signal found, 1 s or more wanted")
-        x = _bridge_gaps(signal_mv)
+        if (seconds := _end(signal_mv) / fs_hz) < 1:
+            raise ValueError(f"{seconds:.2f} s of signal found, 1 s or more wanted")
+        x = _bridge_gaps(signal_mv[: _end(signal_mv)])
         if self.band_hz is not None:
             if self.band_hz[1] >= fs_hz / 2:
                 raise ValueError(
@@ -135,6 +136,12 @@ class Preprocessing:
     def from_dict(cls, fields: dict) -> Preprocessing:
         """Make a `Preprocessing` from what `to_dict` returned."""
         return cls(**fields)
+
+
+def _end(signal_mv: np.ndarray) -> int:
+    """Return where the signal ends: what is missing in all leads behind it counts as padding."""
+    known = np.flatnonzero(np.isfinite(signal_mv).any(axis=1))
+    return int(known[-1]) + 1 if len(known) else len(signal_mv)
 
 
 def _bridge_gaps(signal_mv: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..models import CNNBaseline, ECGVisionMamba, EnhancedECGMamba2
-from ..records import Record
+from ..records import Record, check_alive
 from ..signals import Preprocessing
 from ..storage import book_file, read_safetensors, write_safetensors
 
@@ -52,7 +52,13 @@ class Bundle:
         -------
         ndarray, shape (n_classes,), float32
             In the order of `ecgbook.labels.RHYTHMS`.
+
+        Raises
+        ------
+        ValueError
+            If no lead shows a signal, or the record cannot be prepared.
         """
+        check_alive(record)
         x, mask = self.preprocessing(record.signal_mv, record.fs_hz)
         like, was_training = next(self.model.parameters()), self.model.training
         self.model.eval()

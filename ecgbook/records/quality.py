@@ -1,0 +1,222 @@
+"""What a signal shows about itself: where its beats are, and what in it cannot be trusted.
+
+Nobody reads an ECG before asking whether it is one. `quality` says in sentences what is dead,
+missing, clipped, copied or out of proportion; it changes nothing and refuses nothing. Limits are
+wide: a note is a reason to look, and a sound record may get one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import scipy.signal
+
+from ..leads import LEADS, index
+
+BEAT_RATE_HZ = 500  # XQRS finds beats that are not there where samples are few
+AMPLITUDE_MV = (0.1, 10.0)
+"""Height of beats beyond which a unit or a gain is more likely wrong than a heart is unusual."""
+BEATS_PER_MIN = (25.0, 250.0)
+"""Rates of beats beyond which the sampling rate is more likely wrong."""
+_RAILED = 0.01  # share of a lead's samples at its highest or lowest value, in runs, from which on
+_RUN = 5  # samples in a row that make such a run
+_MISSING = 0.01  # share of samples from which on it is said
+_INVERTED = -0.7  # correlation of lead I with V6, and of aVR with the inverse of II, below which
+
+
+def find_beats(signal_mv: np.ndarray, fs_hz: float) -> np.ndarray:
+    """Find the R peaks in lead II with XQRS of the WFDB package.
+
+    Parameters
+    ----------
+    signal_mv : ndarray, shape (samples, 12)
+        Signal in mV, standard lead order; missing samples (NaN) count as 0 mV.
+    fs_hz : float
+        Sampling rate in Hz; XQRS gets the signal at 500 Hz.
+
+    Returns
+    -------
+    ndarray, shape (beats,), float64
+        Times in s from the start, rising; empty if none is found. Some are missed, wide beats and
+        those at the ends of the record first.
+
+    Raises
+    ------
+    ValueError
+        If the signal is not (samples, 12), is shorter than 1 s, or the rate is not positive.
+
+    Source: XQRS of wfdb-python, github.com/MIT-LCP/wfdb-python.
+    """
+    signal_mv = np.asarray(signal_mv)
+    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
+        raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) in mV wanted")
+    if not 0 < fs_hz < np.inf:
+        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+    if len(signal_mv) < fs_hz:
+        raise ValueError(f"{len(signal_mv) / fs_hz:g} s of signal found, 1 s or more wanted")
+    return _beats(signal_mv[:, index("II")[0]], fs_hz)
+
+
+def quality(signal_mv: np.ndarray, fs_hz: float) -> tuple[str, ...]:
+    """Say what in a record is dead, missing or doubtful.
+
+    Parameters
+    ----------
+    signal_mv : ndarray, shape (samples, 12)
+        Signal in mV, standard lead order, before any filter; NaN where a sample is missing.
+    fs_hz : float
+        Sampling rate in Hz.
+
+    Returns
+    -------
+    tuple of str
+        A sentence each; none if nothing was noticed, which is no promise that all is well:
+        exchanged chest leads, for one, cannot be seen.
+
+    Raises
+    ------
+    ValueError
+        If the signal is not (samples, 12), or the rate is not positive.
+    """
+    signal_mv = np.asarray(signal_mv, dtype=np.float64)
+    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
+        raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) in mV wanted")
+    if not 0 < fs_hz < np.inf:
+        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+    return tuple(_notes(signal_mv, fs_hz))
+
+
+def is_dead(signal_mv: np.ndarray) -> np.ndarray:
+    """Say of each lead whether it shows nothing: missing throughout, or one value all the time.
+
+    Parameters
+    ----------
+    signal_mv : ndarray, shape (samples, leads)
+        NaN where a sample is missing.
+
+    Returns
+    -------
+    ndarray, shape (leads,), bool
+    """
+    signal_mv = np.asarray(signal_mv)
+    known = np.isfinite(signal_mv)
+    high = np.where(known, signal_mv, -np.inf).max(axis=0, initial=-np.inf)
+    low = np.where(known, signal_mv, np.inf).min(axis=0, initial=np.inf)
+    return ~(high > low)
+
+
+def check_alive(record) -> None:
+    """Refuse a record of which nothing can be said, since no lead shows a signal.
+
+    Parameters
+    ----------
+    record : Record
+        Or anything else with ``signal_mv (samples, 12)`` and ``name``.
+
+    Raises
+    ------
+    ValueError
+    """
+    if is_dead(record.signal_mv).all():
+        raise ValueError(
+            f"{record.name}: {len(record.signal_mv)} samples without a signal in any lead found, "
+            "one lead at least wanted; look at the file, nothing can be said of this record"
+        )
+
+
+def _notes(signal_mv: np.ndarray, fs_hz: float) -> Iterator[str]:
+    dead = is_dead(signal_mv)
+    if dead.all():
+        yield "no lead shows a signal"
+        return
+    if dead.any():
+        yield f"dead: {_named(dead)}; a model takes 0 mV for them, which no heart makes"
+    live = signal_mv[:, ~dead]
+    gone = ~np.isfinite(signal_mv).any(axis=1)
+    if gone.mean() >= _MISSING:
+        yield f"{gone.mean():.0%} of the samples are missing in all leads"
+    part = np.isnan(live).mean() - gone.mean()
+    if part >= _MISSING:
+        yield f"{part:.0%} of the samples are missing in single leads; a straight line bridges them"
+    if (railed := _railed(signal_mv) & ~dead).any():
+        yield f"clipped: {_named(railed)} often stay at their highest or lowest value"
+    if copied := _copied(signal_mv, dead):
+        yield f"copied: {', '.join(f'{a} is {b}' for a, b in copied)}"
+    yield from _electrodes(signal_mv, dead)
+    yield from _proportions(signal_mv, dead, fs_hz)
+
+
+def _railed(signal_mv: np.ndarray) -> np.ndarray:
+    """Leads (12,) whose extremes last for many samples in a row."""
+    found = np.zeros(signal_mv.shape[1], dtype=bool)
+    for lead, x in enumerate(signal_mv.T):
+        for extreme in (np.nanmax, np.nanmin) if np.isfinite(x).any() else ():
+            there = x == extreme(x)
+            runs = np.convolve(there, np.ones(_RUN), "valid") == _RUN
+            found[lead] |= runs.sum() >= _RAILED * len(x)
+    return found
+
+
+def _copied(signal_mv: np.ndarray, dead: np.ndarray) -> list[tuple[str, str]]:
+    first: dict[bytes, str] = {}
+    pairs = []
+    for lead, x, off in zip(LEADS, signal_mv.T, dead, strict=True):
+        known = first.setdefault(np.ascontiguousarray(x).tobytes(), lead)
+        if known != lead and not off:
+            pairs.append((lead, known))
+    return pairs
+
+
+def _electrodes(signal_mv: np.ndarray, dead: np.ndarray) -> Iterator[str]:
+    """Limb electrodes that are probably exchanged: the frontal plane against the chest."""
+    one, two, right, v6 = (index(name)[0] for name in ("I", "II", "aVR", "V6"))
+    if dead[[one, two, right, v6]].any():
+        return
+    x = np.nan_to_num(signal_mv)
+    if np.corrcoef(x[:, one], x[:, v6])[0, 1] < _INVERTED:
+        yield "I is V6 upside down: the electrodes of the arms are probably exchanged"
+    elif np.corrcoef(x[:, two], x[:, v6])[0, 1] < _INVERTED:
+        yield "II is V6 upside down: those of right arm and left leg are probably exchanged"
+
+
+def _proportions(signal_mv: np.ndarray, dead: np.ndarray, fs_hz: float) -> Iterator[str]:
+    """Amplitudes that suggest another unit, rates of beats that suggest another sampling rate."""
+    x = np.nan_to_num(signal_mv[:, ~dead] - np.nanmedian(signal_mv[:, ~dead], axis=0))
+    height = float(np.median(np.percentile(np.abs(x), 99.5, axis=0)))
+    low, high = AMPLITUDE_MV
+    if not low <= height <= high:
+        yield (
+            f"beats are about {height:.2g} mV high, {low:g} to {high:g} mV are usual: is the unit "
+            "or the gain right?"
+        )
+    if len(signal_mv) < 2 * fs_hz:
+        yield f"{len(signal_mv) / fs_hz:.1f} s are too short to tell a rhythm"
+        return
+    lead = index("II")[0] if not dead[index("II")[0]] else int(np.flatnonzero(~dead)[0])
+    beats = _beats(signal_mv[:, lead], fs_hz)
+    if len(beats) < 2:
+        yield f"{len(beats)} beats found in {LEADS[lead]}"
+        return
+    per_min = 60 / float(np.median(np.diff(beats)))
+    slow, fast = BEATS_PER_MIN
+    if not slow <= per_min <= fast:
+        yield (
+            f"{per_min:.0f} beats per minute, {slow:g} to {fast:g} are usual: is the sampling rate "
+            "right?"
+        )
+
+
+def _named(which: np.ndarray) -> str:
+    return ", ".join(lead for lead, is_one in zip(LEADS, which, strict=True) if is_one)
+
+
+def _beats(lead_mv: np.ndarray, fs_hz: float) -> np.ndarray:
+    """Find the R peaks of one lead: times in s."""
+    from wfdb.processing import xqrs_detect  # with pandas, which loads with the first search
+
+    ratio = Fraction(BEAT_RATE_HZ / fs_hz).limit_denominator(1000)
+    x = np.nan_to_num(np.asarray(lead_mv, dtype=np.float64))
+    x = scipy.signal.resample_poly(x, ratio.numerator, ratio.denominator)
+    return np.unique(xqrs_detect(x, BEAT_RATE_HZ, verbose=False)) / BEAT_RATE_HZ
