@@ -129,13 +129,13 @@ def randomized(
 
 
 def shared_out(chosen: Chosen, model: nn.Module, method: Method) -> dict:
-    """Add up relevance for the logits of `ludb.GROUPS` over waves, as `ludb.amounts` does."""
+    """Add up relevance for the logits of `ludb.LABELS` over waves, as `ludb.amounts` does."""
     parts = []
     for rows, x, _, mask in batches(chosen):
         with torch.no_grad():
             logits = model(x, mask).numpy()
-        found = np.empty((len(x), len(ludb.GROUPS), len(ludb.SCHEMES), 2, len(ludb.INTERVALS)))
-        numbers = [RHYTHMS.index(name) for name in ludb.GROUPS]
+        found = np.empty((len(x), len(ludb.LABELS), len(ludb.SCHEMES), 2, len(ludb.INTERVALS)))
+        numbers = [RHYTHMS.index(name) for name in ludb.LABELS]
         for t, number in enumerate(numbers):
             relevance = method(model, x, torch.full((len(x),), number), mask).numpy()
             for i, row in enumerate(rows):

@@ -158,7 +158,7 @@ def intervals(runs: Runs, chosen) -> dict:
     """
     found = {}
     for s, scheme in enumerate(ludb.SCHEMES):
-        for t, target in enumerate(ludb.GROUPS):
+        for t, target in enumerate(ludb.LABELS):
             amounts = {
                 name: [run["amounts"][:, t, s] for run in each] for name, each in runs.items()
             }
@@ -179,7 +179,7 @@ def intervals(runs: Runs, chosen) -> dict:
         "rescaled": True,
         "logits": {
             name: scored([each[:, t] for each in logits], chosen)
-            for t, name in enumerate(ludb.GROUPS)
+            for t, name in enumerate(ludb.LABELS)
         },
         "shares": found,
     }

@@ -23,7 +23,7 @@ from ecgbook.leads import LEADS
 from ecgbook.records import parse_codes, read_record
 
 FOLDER = "ludb"
-GROUPS = ("SR", "AF")
+LABELS = ("SR", "AF")
 INTERVALS = ("P", "QRS", "T", "rest")
 BEFORE_S = 0.2
 SCHEMES = ("marked", "before QRS")
@@ -77,7 +77,7 @@ def read(folder: Path) -> list[Marked]:
     for row in read_manifest(folder):
         labels = multi_hot(parse_codes(row["snomed"], row["record"]))
         shown = [r for r, y in zip(RHYTHMS, labels, strict=True) if y]
-        if row["folder"] != FOLDER or len(shown) != 1 or shown[0] not in GROUPS:
+        if row["folder"] != FOLDER or len(shown) != 1 or shown[0] not in LABELS:
             continue
         path = Path(folder) / FOLDER / row["record"]
         record = read_record(path)
