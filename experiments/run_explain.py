@@ -30,8 +30,8 @@ cost           CPU time on one thread in forward passes of the same batch, all m
 Each run, one method with one seed in one part, leaves its arrays in runs/explain; what is there is
 not repeated. A part is kept in results/explain_arrays, with the seeds that have run with all of
 its methods, and scored from there: ``--recompute`` makes every number again without a model.
-Intervals: 1,000 bootstrap draws over patients and seeds. Differences between methods are those on
-the same seeds and records, with the same draws for both.
+Intervals: 1,000 bootstrap draws over patients; what the seeds vary by is added. Differences
+between methods are those on the same seeds and records, with the same draws for both.
 """
 
 from __future__ import annotations

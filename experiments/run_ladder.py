@@ -12,9 +12,9 @@ shared. Real: patient-wise cross-validation over the distinct records of ECGBOOK
 out-of-fold predictions are scored together. Synthetic to real: the models of the first, as they
 are, on all real records. Fine-tuned: the cross-validation again, each model starting from the
 synthetic one of its seed. Early stopping and thresholds use a validation part that is cut from
-the training records by patient. Intervals: 1,000 bootstrap draws over patients and seeds. The
-change to the reference, which is the row before or the whole, pairs the seeds and the records,
-with the same draws for both.
+the training records by patient. Intervals: 1,000 bootstrap draws over patients; what the seeds
+vary by is added. The change to the reference, which is the row before or the whole, pairs the
+seeds and the records, with the same draws for both.
 
 Each run, one rung with one seed, leaves a file of predictions and thresholds, of which
 ``--recompute`` makes the scores again without training anything. A row is written when the runs of

@@ -20,8 +20,8 @@ Each run, one model with one seed, leaves its probabilities in runs/robust, afte
 what is there is not repeated. What all models met with a seed is then gathered, in half precision,
 in results/robust_predictions, with labels and thresholds, and scored from there: so every number
 can be made again without a model. Attacks come in the order of `attack_plan`, the most telling
-first. Intervals: 1,000 bootstrap draws over patients and seeds. Differences between two models
-pair the seeds and the records, with the same draws for both.
+first. Intervals: 1,000 bootstrap draws over patients; what the seeds vary by is added. Differences
+between two models pair the seeds and the records, with the same draws for both.
 """
 
 from __future__ import annotations

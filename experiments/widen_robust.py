@@ -4,9 +4,8 @@
 
 The runs in robust.json kept no predictions, so `ecgbook.metrics.bootstrap` cannot draw their seeds.
 What the file had were bounds over patients, averaged over the seeds, which is an interval of
-nothing. Here their width counts as that of the patients' part, and the spread of the seeds'
-values is added as the bootstrap adds it: variances add up, and the whole is stretched by Student's
-t with Satterthwaite's degrees of freedom. Where the file has no values by seed, as for single
+nothing. Here they count as the patients' part, and what the seeds' values vary by is added as
+`ecgbook.metrics.bootstrap` adds it. Where the file has no values by seed, as for single
 rhythms and F1, the bounds are taken away. The next run of ``experiments/run_robust.py`` keeps its
 predictions, and makes this script superfluous.
 """
@@ -17,12 +16,11 @@ import json
 
 import numpy as np
 from run_robust import COMPARED, PARTS, RESULT, predictions_file
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from ecgbook.storage import write_json
 
 SAYS = "patients and seeds, approximated by experiments/widen_robust.py"
-Z = norm.ppf(0.975)
 
 
 def widened(interval: list[float], by_seed: list[float]) -> list[float]:
@@ -42,14 +40,10 @@ def widened(interval: list[float], by_seed: list[float]) -> list[float]:
     """
     value, low, high = interval
     n_seeds = len(by_seed)
-    between = np.var(by_seed, ddof=1) / n_seeds if n_seeds > 1 else 0.0
-    patients = ((high - low) / (2 * Z)) ** 2
-    if not between or not patients:
+    if n_seeds == 1:
         return interval
-    total = patients + between
-    freedom = (n_seeds - 1) * (total / between) ** 2
-    stretch = t.ppf(0.975, freedom) / Z * np.sqrt(total / patients)
-    return [value, value - stretch * (value - low), value + stretch * (high - value)]
+    seeds = t.ppf(0.975, n_seeds - 1) * np.std(by_seed, ddof=1) / np.sqrt(n_seeds)
+    return [value, value - np.hypot(value - low, seeds), value + np.hypot(high - value, seeds)]
 
 
 def without_bounds(scores: dict) -> dict:
@@ -73,7 +67,7 @@ def main() -> None:
                         if after == name:
                             other = models[before][condition]["auroc_by_seed"]
                             entry[says] = widened(entry[says], list(np.subtract(own, other)))
-                    macro = widened(entry["auroc"]["macro"], own)
+                    macro = np.clip(widened(entry["auroc"]["macro"], own), 0, 1).tolist()
                     entry["auroc"] = without_bounds(entry["auroc"]) | {"macro": macro}
                     if len(own) > 1:
                         entry["f1"] = without_bounds(entry["f1"])

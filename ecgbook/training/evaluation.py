@@ -51,7 +51,7 @@ def evaluate(
     n_draws: int = 1000,
     seed: int = 0,
 ) -> dict:
-    """Score predictions, with 95 % intervals from a bootstrap over patients and seeds.
+    """Score predictions, with 95 % intervals over patients and seeds, as `bootstrap` does.
 
     Parameters
     ----------
