@@ -2,7 +2,7 @@
 
     python experiments/widen_robust.py
 
-The runs in robust.json kept no predictions, so `ecgbook.metrics.bootstrap` cannot draw their seeds.
+The runs in robust.json kept no predictions, so `ecgbook.metrics.bootstrap` cannot be run.
 What the file had were bounds over patients, averaged over the seeds, which is an interval of
 nothing. Here they count as the patients' part, and what the seeds' values vary by is added as
 `ecgbook.metrics.bootstrap` adds it. Where the file has no values by seed, as for single
@@ -16,8 +16,8 @@ import json
 
 import numpy as np
 from run_robust import COMPARED, PARTS, RESULT, predictions_file
-from scipy.stats import t
 
+from ecgbook.metrics import add_seeds
 from ecgbook.storage import write_json
 
 SAYS = "patients and seeds, approximated by experiments/widen_robust.py"
@@ -39,11 +39,7 @@ def widened(interval: list[float], by_seed: list[float]) -> list[float]:
         The interval itself, if there is one seed.
     """
     value, low, high = interval
-    n_seeds = len(by_seed)
-    if n_seeds == 1:
-        return interval
-    seeds = t.ppf(0.975, n_seeds - 1) * np.std(by_seed, ddof=1) / np.sqrt(n_seeds)
-    return [value, value - np.hypot(value - low, seeds), value + np.hypot(high - value, seeds)]
+    return [value, *add_seeds(low, high, by_seed)]
 
 
 def without_bounds(scores: dict) -> dict:

@@ -1,6 +1,6 @@
 """Scores, their intervals, and what a comparison shows."""
 
-from .intervals import Interval, bootstrap, format_interval, paired_bootstrap
+from .intervals import Interval, add_seeds, bootstrap, format_interval, paired_bootstrap
 from .scores import (
     CHALLENGE_WEIGHTS,
     AbsentClassWarning,
@@ -27,6 +27,7 @@ __all__ = [
     "f1",
     "macro",
     "Interval",
+    "add_seeds",
     "bootstrap",
     "format_interval",
     "paired_bootstrap",

@@ -222,6 +222,34 @@ def bootstrap(
     return _interval(by_seed, draws, average, level, within)
 
 
+def add_seeds(
+    low: float, high: float, by_seed: Sequence[float] | np.ndarray, level: float = 0.95
+) -> list[float]:
+    """Widen an interval over patients by what the seeds vary by, as `bootstrap` does.
+
+    Parameters
+    ----------
+    low, high : float
+        Bounds over patients, of the mean over the seeds.
+    by_seed : sequence of float
+        The value of each seed. One seed adds nothing.
+    level : float
+        Nominal coverage of the bounds.
+
+    Returns
+    -------
+    list of float
+        The two bounds: see the notes of `bootstrap`.
+    """
+    n_seeds, value = len(by_seed), np.mean(by_seed)
+    if n_seeds > 1:
+        quantile = t.ppf((1 + level) / 2, n_seeds - 1)
+        seeds = quantile * np.sqrt(np.var(by_seed, ddof=1) / n_seeds)
+        low -= np.hypot(value - low, seeds) - abs(value - low)
+        high += np.hypot(high - value, seeds) - abs(high - value)
+    return [float(low), float(high)]
+
+
 def paired_bootstrap(
     metric: Metric,
     y: np.ndarray,
@@ -298,14 +326,8 @@ def _bounds(by_seed, draws, level) -> list[float]:
     draws = draws[~np.isnan(draws)]
     if not len(draws) or np.isnan(by_seed).any():
         return [np.nan, np.nan]
-    n_seeds, value = len(by_seed), by_seed.mean()
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(draws, tails)
-    if n_seeds > 1:
-        seeds = t.ppf(tails[1], n_seeds - 1) * np.sqrt(by_seed.var(ddof=1) / n_seeds)
-        low -= np.hypot(value - low, seeds) - abs(value - low)
-        high += np.hypot(high - value, seeds) - abs(high - value)
-    return [float(low), float(high)]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return add_seeds(low, high, by_seed, level)
 
 
 def _group_numbers(groups, n) -> tuple[np.ndarray, int]:

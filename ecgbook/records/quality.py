@@ -50,10 +50,7 @@ def find_beats(signal_mv: np.ndarray, fs_hz: float) -> np.ndarray:
     Source: XQRS of wfdb-python, github.com/MIT-LCP/wfdb-python.
     """
     signal_mv = np.asarray(signal_mv)
-    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
-        raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) in mV wanted")
-    if not 0 < fs_hz < np.inf:
-        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+    _check_signal(signal_mv, fs_hz)
     if len(signal_mv) < fs_hz:
         raise ValueError(f"{len(signal_mv) / fs_hz:g} s of signal found, 1 s or more wanted")
     return _beats(signal_mv[:, index("II")[0]], fs_hz)
@@ -81,10 +78,7 @@ def quality(signal_mv: np.ndarray, fs_hz: float) -> tuple[str, ...]:
         If the signal is not (samples, 12), or the rate is not positive.
     """
     signal_mv = np.asarray(signal_mv, dtype=np.float64)
-    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
-        raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) in mV wanted")
-    if not 0 < fs_hz < np.inf:
-        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+    _check_signal(signal_mv, fs_hz)
     return tuple(_notes(signal_mv, fs_hz))
 
 
@@ -124,6 +118,13 @@ def check_alive(record) -> None:
             f"{record.name}: {len(record.signal_mv)} samples without a signal in any lead found, "
             "one lead at least wanted; look at the file, nothing can be said of this record"
         )
+
+
+def _check_signal(signal_mv: np.ndarray, fs_hz: float) -> None:
+    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
+        raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) in mV wanted")
+    if not 0 < fs_hz < np.inf:
+        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
 
 
 def _notes(signal_mv: np.ndarray, fs_hz: float) -> Iterator[str]:
