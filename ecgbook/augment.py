@@ -23,7 +23,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from .checks import check_fields, valid_lengths, without_numpy
-from .leads import LEAD_GROUPS, LEADS, index
+from .leads import LEAD_GROUPS, LEADS
 from .signals import NOISE_KINDS, add_noise, check_kind, without_bands
 
 
@@ -113,7 +113,7 @@ class FrequencyMask:
 
         Parameters
         ----------
-        x : Tensor, shape (batch, samples, 12), float32 or float64
+        x : Tensor, shape (batch, samples, leads), float32 or float64
             Signals in mV.
         mask : Tensor, shape (batch, samples), bool, optional
             True where there is signal; everywhere, if omitted.
@@ -122,9 +122,9 @@ class FrequencyMask:
 
         Returns
         -------
-        Tensor, shape (batch, samples, 12)
+        Tensor, shape (batch, samples, leads)
         """
-        lengths = valid_lengths(x, mask)
+        lengths = valid_lengths(x, mask, leads=None)
         chance = _rand((len(x), 1 + 2 * self.n_bands), x.device, generator)
         least, greatest = self.width_hz
         low, high = self.range_hz
@@ -185,7 +185,7 @@ class Noise:
     def __call__(
         self, x: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Add noise to a batch; arguments and result as those of `FrequencyMask`."""
+        """Add noise to a batch of 12 leads; arguments and result as those of `FrequencyMask`."""
         valid_lengths(x, mask)
         chance = _rand((len(x), 3), x.device, generator)
         kinds = (chance[:, 1] * len(self.kinds)).long().clamp(max=len(self.kinds) - 1)
@@ -240,15 +240,17 @@ class LeadMask:
         self, x: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
         """Mask leads of a batch; arguments and result as those of `FrequencyMask`."""
-        valid_lengths(x, mask)
-        parts = list(LEAD_GROUPS) if self.whole_groups else list(LEADS)
+        valid_lengths(x, mask, leads=len(LEADS) if self.whole_groups else None)
+        part_of = list(range(x.shape[-1]))
+        if self.whole_groups:
+            part_of = [lead for lead, group in enumerate(LEAD_GROUPS) for _ in LEAD_GROUPS[group]]
+        parts = range(max(part_of) + 1)
         chance = _rand((len(x), len(parts) + 1), x.device, generator)
         kept = chance[:, :-1] >= self.p
         last = (chance[:, -1] * len(parts)).long().clamp(max=len(parts) - 1)
         kept |= ~kept.any(1, keepdim=True) & (
             torch.arange(len(parts), device=x.device) == last[:, None]
         )
-        part_of = [next(i for i, p in enumerate(parts) if lead in index(p)) for lead in range(12)]
         return x * kept[:, None, part_of]
 
 
@@ -308,7 +310,7 @@ class Mixup:
         Parameters
         ----------
         batch : dict of str to Tensor
-            ``x (batch, samples, 12)`` in mV, ``mask (batch, samples)`` bool, ``y (batch,
+            ``x (batch, samples, leads)`` in mV, ``mask (batch, samples)`` bool, ``y (batch,
             n_classes)`` float and ``y_mask (batch, n_classes)`` bool, as
             `ecgbook.data.ECGDataset.batch` returns it.
         generator : torch.Generator, optional
@@ -326,7 +328,7 @@ class Mixup:
         if epoch < 0:
             raise ValueError(f"epoch={epoch!r} found, 0 or more wanted")
         x, mask, y, y_mask = (batch[name] for name in ("x", "mask", "y", "y_mask"))
-        valid_lengths(x, mask)
+        valid_lengths(x, mask, leads=None)
         share = self.shares[min(epoch, len(self.shares) - 1)]
         chance = _rand((len(x), 3), x.device, generator)
         partner = chance[:, 2].argsort()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 import torch
@@ -52,6 +53,23 @@ def without_numpy(settings: object) -> None:
         object.__setattr__(settings, name, plain)
 
 
+def check_rate(fs_hz: object) -> None:
+    """Refuse what is no sampling rate.
+
+    Parameters
+    ----------
+    fs_hz : float
+        In Hz.
+
+    Raises
+    ------
+    ValueError
+        If it is no positive, finite number.
+    """
+    if not isinstance(fs_hz, Real) or isinstance(fs_hz, bool) or not 0 < fs_hz < np.inf:
+        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted, such as 500.0")
+
+
 def check_batch(
     x: Tensor, mask: Tensor | None = None, leads: int | None = len(LEADS), what: str = "input"
 ) -> None:
@@ -64,7 +82,7 @@ def check_batch(
     mask : Tensor, shape (batch, length), bool, optional
         True where there is signal.
     leads : int or None
-        Size of the last axis; any, if None.
+        Size of the last axis; if None, any, though more than 12 only if there are more samples.
     what : str
         What the message calls `x`.
 
@@ -89,6 +107,11 @@ def check_batch(
         elif x.ndim == 2 and leads in (None, x.shape[1]):
             hint = "; one record is a batch of one: x[None]"
         raise ValueError(f"{what} of shape {tuple(x.shape)} found, {axes} wanted{hint}")
+    if leads is None and x.shape[2] > max(x.shape[1], len(LEADS)):
+        raise ValueError(
+            f"{what} of shape {tuple(x.shape)} found, {axes} wanted, and more samples than leads; "
+            "transpose the last two axes"
+        )
     if not len(x):
         raise ValueError("an empty batch found, at least one record wanted")
     if not x.is_floating_point():
@@ -132,15 +155,17 @@ def check_finite(x: Tensor, mask: Tensor | None = None) -> None:
         )
 
 
-def valid_lengths(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Check a batch of 12-lead signals and count the samples of each record that are signal.
+def valid_lengths(x: Tensor, mask: Tensor | None = None, leads: int | None = len(LEADS)) -> Tensor:
+    """Check a batch of signals and count the samples of each record that are signal.
 
     Parameters
     ----------
-    x : Tensor, shape (batch, length, 12), float32 or float64
+    x : Tensor, shape (batch, length, leads), float32 or float64
         Signals in mV, padding behind.
     mask : Tensor, shape (batch, length), bool, optional
         True where there is signal; everywhere, if omitted.
+    leads : int or None
+        As for `check_batch`: 12; any, if None.
 
     Returns
     -------
@@ -152,7 +177,7 @@ def valid_lengths(x: Tensor, mask: Tensor | None = None) -> Tensor:
     TypeError, ValueError
         As `check_batch`; also in half precision, or if signal follows padding.
     """
-    check_batch(x, mask)
+    check_batch(x, mask, leads)
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"input of {x.dtype} found, torch.float32 or torch.float64 in mV wanted")
     if mask is None:

@@ -78,7 +78,7 @@ def main() -> None:
         }
         return {name: interval.as_list() for name, interval in found.items()}
 
-    size = np.bincount(records.groups)
+    size = np.unique(records.groups, return_counts=True)[1]
     result = {
         "provenance": made_with,
         "records": len(records),

@@ -52,23 +52,28 @@ class Budget:
         if not (math.isfinite(epsilon_mv) and epsilon_mv >= 0):
             raise ValueError(f"epsilon_mv={epsilon_mv!r} found, 0 mV or more wanted")
         self.epsilon_mv, self.lead_consistent, self.kernel = epsilon_mv, lead_consistent, kernel
-        self.n_variables = 9 if lead_consistent else 12
+
+    def check(self, x: Tensor, mask: Tensor | None) -> None:
+        """Refuse a batch that is none, or without the 12 leads that `lead_consistent` wants."""
+        check_batch(x, mask, len(leads.LEADS) if self.lead_consistent else None)
+        check_finite(x, mask)
 
     def start(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return variables to start from.
 
         Parameters
         ----------
-        x : Tensor, shape (batch, samples, 12), float
+        x : Tensor, shape (batch, samples, leads), float
             Signal in mV.
         generator : torch.Generator, optional
             Draws them uniformly; all zero, if omitted.
 
         Returns
         -------
-        Tensor, shape (batch, samples, n_variables), from -1 to 1
+        Tensor, shape (batch, samples, variables), from -1 to 1
+            One variable a lead; nine of electrodes, if `lead_consistent`.
         """
-        shape = (*x.shape[:2], self.n_variables)
+        shape = (*x.shape[:2], 9 if self.lead_consistent else x.shape[2])
         if generator is None:
             return x.new_zeros(shape)
         draw = torch.rand(shape, generator=generator, device=generator.device, dtype=x.dtype)
@@ -79,11 +84,11 @@ class Budget:
 
         Parameters
         ----------
-        x : Tensor, shape (batch, samples, 12), float
+        x : Tensor, shape (batch, samples, leads), float
             Signal in mV.
         mask : Tensor, shape (batch, samples), bool, or None
             True where there is signal; the rest stays as it is, whatever it holds.
-        variables : Tensor, shape (batch, samples, n_variables), from -1 to 1
+        variables : Tensor, shape (batch, samples, variables), from -1 to 1
 
         Returns
         -------
@@ -146,7 +151,7 @@ class AttackedRecords:
     ----------
     model : torch.nn.Module
         Called as ``model(x, mask)``, returns logits ``(batch, n_classes)``.
-    x : Tensor, shape (batch, samples, 12), float
+    x : Tensor, shape (batch, samples, leads), float
         Signal in mV.
     y : Tensor, shape (batch, n_classes)
         Labels from 0 to 1.
@@ -174,8 +179,7 @@ class AttackedRecords:
         label: int | None,
         budget: Budget,
     ):
-        check_batch(x, mask)
-        check_finite(x, mask)
+        budget.check(x, mask)
         if y.ndim != 2 or len(y) != len(x):
             raise ValueError(f"y of shape {tuple(y.shape)} found, ({len(x)}, n_classes) wanted")
         if y_mask is not None and y_mask.shape != y.shape:

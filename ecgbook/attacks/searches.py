@@ -15,7 +15,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_batch, check_finite
 from .perturbations import AttackedRecords, Budget, evaluation_mode, gaussian_kernel
 
 _MOMENTUM, _RISING = 0.75, 0.75  # alpha and rho of APGD
@@ -40,7 +39,7 @@ def fgsm(
     ----------
     model : torch.nn.Module
         Called as ``model(x, mask)``, returns logits ``(batch, n_classes)``.
-    x : Tensor, shape (batch, samples, 12), float
+    x : Tensor, shape (batch, samples, leads), float
         Signal in mV, standard lead order.
     y : Tensor, shape (batch, n_classes)
         Labels from 0 to 1.
@@ -275,8 +274,7 @@ def random_noise(
         If a shape or value is wrong, or the signal is not finite where there is signal.
     """
     budget = Budget(epsilon_mv, lead_consistent)
-    check_batch(x, mask)
-    check_finite(x, mask)
+    budget.check(x, mask)
     up = budget.start(x, generator) >= 0
     return budget.add(x, mask, 2 * up.to(x.dtype) - 1)
 

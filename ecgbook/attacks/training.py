@@ -94,7 +94,7 @@ class AdversarialTraining:
         model : torch.nn.Module
             Attacked in evaluation mode, and left as it was.
         batch : dict of str to Tensor
-            ``x (batch, samples, 12)`` in mV, ``mask``, ``y`` and ``y_mask``, as
+            ``x (batch, samples, leads)`` in mV, ``mask``, ``y`` and ``y_mask``, as
             `ecgbook.data.ECGDataset.batch` returns it.
         generator : torch.Generator
             Draws the starts.

@@ -29,7 +29,7 @@ def join_records(
     same_ecg_as: Sequence[str],
     databases: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give numbers to recordings and to the groups that a split must keep together.
+    """Name the recordings, and the groups that a split must keep together.
 
     Parameters
     ----------
@@ -46,22 +46,38 @@ def join_records(
 
     Returns
     -------
-    copies : ndarray, shape (n,), int
-        Equal for records with one hash or a ``same_ecg_as`` link, directly or through others.
-    groups : ndarray, shape (n,), int
-        As `copies`, and also equal for records of one patient.
+    copies : ndarray, shape (n,), str
+        Equal for records with one hash or a ``same_ecg_as`` link, directly or through others:
+        named for the signal of the first of them.
+    groups : ndarray, shape (n,), str
+        As `copies`, and also equal for records of one patient: named for the patient, or for the
+        recording if no patient is known. Names mean the same in every data set, so that a person
+        or a signal on both sides of a split is found also where the sides were made apart.
     """
     n = len(identifiers)
     number = {identifier: i for i, identifier in enumerate(identifiers)}
     links = [(i, number[other]) for i, other in enumerate(same_ecg_as) if other in number]
     links += _chain(hashes)
-    copies = connected_components(_graph(links, n), directed=False)[1]
+    patients = ["" if patient is None else str(patient).strip() for patient in patients]
+    patients = ["" if patient is None else str(patient).strip() for patient in patients]
     known = [
-        (database.casefold(), str(patient).strip()) if str(patient or "").strip() else None
+        f"{database.casefold()} patient {patient}" if patient else ""
         for database, patient in zip(databases, patients, strict=True)
     ]
-    groups = connected_components(_graph(links + _chain(known), n), directed=False)[1]
-    return copies, groups
+    recordings = [f"recording {sha256[:16]}" for sha256 in hashes]
+    copies = _named(links, [""] * n, recordings)
+    return copies, _named(links + _chain(known), known, recordings)
+
+
+def _named(links: list[tuple[int, int]], first_choice: list[str], second: list[str]) -> np.ndarray:
+    """Name every record for the first in its component that has a name of the first choice."""
+    component = connected_components(_graph(links, len(second)), directed=False)[1]
+    names: dict[int, str] = {}
+    for choice in (first_choice, second):
+        for number, name in zip(component, choice, strict=True):
+            if name:
+                names.setdefault(number, name)
+    return np.array([names[number] for number in component])
 
 
 def _chain(keys: Sequence) -> list[tuple[int, int]]:

@@ -32,7 +32,8 @@ def patient_folds(
     ValueError
         If there are fewer groups than folds.
     """
-    groups, group = np.unique(dataset.groups, return_inverse=True)
+    groups, first, group = np.unique(dataset.groups, return_index=True, return_inverse=True)
+    group = np.argsort(np.argsort(first))[group]  # in the order of the records, not of their names
     if not 2 <= n_folds <= len(groups):
         raise ValueError(
             f"n_folds={n_folds} found, 2 to {len(groups)} (the number of groups) wanted"

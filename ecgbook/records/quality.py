@@ -7,13 +7,14 @@ wide: a note is a reason to look, and a sound record may get one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from numbers import Real
 
 import numpy as np
 import scipy.signal
 
-from ..leads import LEADS, index
+from ..leads import LEADS
 
 BEAT_RATE_HZ = 500  # XQRS finds beats that are not there where samples are few
 AMPLITUDE_MV = (0.1, 10.0)
@@ -23,18 +24,20 @@ BEATS_PER_MIN = (25.0, 250.0)
 _RAILED = 0.01  # share of a lead's samples at its highest or lowest value, in runs, from which on
 _RUN = 5  # samples in a row that make such a run
 _MISSING = 0.01  # share of samples from which on it is said
-_INVERTED = -0.7  # correlation of lead I with V6, and of aVR with the inverse of II, below which
+_INVERTED = -0.7  # correlation of lead I, or II, with V6, below which it is said
 
 
-def find_beats(signal_mv: np.ndarray, fs_hz: float) -> np.ndarray:
+def find_beats(signal_mv: np.ndarray, fs_hz: float, leads: Sequence[str] = LEADS) -> np.ndarray:
     """Find the R peaks in lead II with XQRS of the WFDB package.
 
     Parameters
     ----------
     signal_mv : ndarray, shape (samples, 12)
-        Signal in mV, standard lead order; missing samples (NaN) count as 0 mV.
+        Signal in mV; missing samples (NaN) count as 0 mV.
     fs_hz : float
         Sampling rate in Hz; XQRS gets the signal at 500 Hz.
+    leads : sequence of str
+        The names of the columns; where none is II, the first is searched.
 
     Returns
     -------
@@ -50,21 +53,23 @@ def find_beats(signal_mv: np.ndarray, fs_hz: float) -> np.ndarray:
     Source: XQRS of wfdb-python, github.com/MIT-LCP/wfdb-python.
     """
     signal_mv = np.asarray(signal_mv)
-    _check_signal(signal_mv, fs_hz)
+    check_signal(signal_mv, fs_hz, leads)
     if len(signal_mv) < fs_hz:
         raise ValueError(f"{len(signal_mv) / fs_hz:g} s of signal found, 1 s or more wanted")
-    return _beats(signal_mv[:, index("II")[0]], fs_hz)
+    return _beats(signal_mv[:, _column("II", leads) or 0], fs_hz)
 
 
-def quality(signal_mv: np.ndarray, fs_hz: float) -> tuple[str, ...]:
+def quality(signal_mv: np.ndarray, fs_hz: float, leads: Sequence[str] = LEADS) -> tuple[str, ...]:
     """Say what in a record is dead, missing or doubtful.
 
     Parameters
     ----------
     signal_mv : ndarray, shape (samples, 12)
-        Signal in mV, standard lead order, before any filter; NaN where a sample is missing.
+        Signal in mV, before any filter; NaN where a sample is missing.
     fs_hz : float
         Sampling rate in Hz.
+    leads : sequence of str
+        The names of the columns.
 
     Returns
     -------
@@ -78,8 +83,8 @@ def quality(signal_mv: np.ndarray, fs_hz: float) -> tuple[str, ...]:
         If the signal is not (samples, 12), or the rate is not positive.
     """
     signal_mv = np.asarray(signal_mv, dtype=np.float64)
-    _check_signal(signal_mv, fs_hz)
-    return tuple(_notes(signal_mv, fs_hz))
+    check_signal(signal_mv, fs_hz, leads)
+    return tuple(_notes(signal_mv, fs_hz, tuple(leads)))
 
 
 def is_dead(signal_mv: np.ndarray) -> np.ndarray:
@@ -120,20 +125,41 @@ def check_alive(record) -> None:
         )
 
 
-def _check_signal(signal_mv: np.ndarray, fs_hz: float) -> None:
-    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
-        raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) in mV wanted")
-    if not 0 < fs_hz < np.inf:
+def check_signal(signal_mv: np.ndarray, fs_hz: float, leads: Sequence[str] = LEADS) -> None:
+    """Refuse what is no signal of these leads, or no sampling rate.
+
+    Parameters
+    ----------
+    signal_mv : ndarray, shape (samples, leads)
+    fs_hz : float
+        Sampling rate in Hz.
+    leads : sequence of str
+        The names of the columns.
+
+    Raises
+    ------
+    ValueError
+    """
+    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(leads):
+        hint = "; transpose it" if signal_mv.shape[:1] == (len(leads),) else ""
+        raise ValueError(
+            f"signal of shape {signal_mv.shape} found, (samples, {len(leads)}) in mV wanted{hint}"
+        )
+    if not isinstance(fs_hz, Real) or not 0 < fs_hz < np.inf:
         raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
 
 
-def _notes(signal_mv: np.ndarray, fs_hz: float) -> Iterator[str]:
+def _column(lead: str, leads: Sequence[str]) -> int | None:
+    return list(leads).index(lead) if lead in leads else None
+
+
+def _notes(signal_mv: np.ndarray, fs_hz: float, leads: tuple[str, ...]) -> Iterator[str]:
     dead = is_dead(signal_mv)
     if dead.all():
         yield "no lead shows a signal"
         return
     if dead.any():
-        yield f"dead: {_named(dead)}; a model takes 0 mV for them, which no heart makes"
+        yield f"dead: {_named(dead, leads)}; a model takes 0 mV for them, which no heart makes"
     live = signal_mv[:, ~dead]
     gone = ~np.isfinite(signal_mv).any(axis=1)
     if gone.mean() >= _MISSING:
@@ -142,11 +168,11 @@ def _notes(signal_mv: np.ndarray, fs_hz: float) -> Iterator[str]:
     if part >= _MISSING:
         yield f"{part:.0%} of the samples are missing in single leads; a straight line bridges them"
     if (railed := _railed(signal_mv) & ~dead).any():
-        yield f"clipped: {_named(railed)} often stay at their highest or lowest value"
-    if copied := _copied(signal_mv, dead):
+        yield f"clipped: {_named(railed, leads)} often stay at their highest or lowest value"
+    if copied := _copied(signal_mv, dead, leads):
         yield f"copied: {', '.join(f'{a} is {b}' for a, b in copied)}"
-    yield from _electrodes(signal_mv, dead)
-    yield from _proportions(signal_mv, dead, fs_hz)
+    yield from _electrodes(signal_mv, dead, leads)
+    yield from _proportions(signal_mv, dead, fs_hz, leads)
 
 
 def _railed(signal_mv: np.ndarray) -> np.ndarray:
@@ -160,21 +186,24 @@ def _railed(signal_mv: np.ndarray) -> np.ndarray:
     return found
 
 
-def _copied(signal_mv: np.ndarray, dead: np.ndarray) -> list[tuple[str, str]]:
+def _copied(
+    signal_mv: np.ndarray, dead: np.ndarray, leads: tuple[str, ...]
+) -> list[tuple[str, str]]:
     first: dict[bytes, str] = {}
     pairs = []
-    for lead, x, off in zip(LEADS, signal_mv.T, dead, strict=True):
+    for lead, x, off in zip(leads, signal_mv.T, dead, strict=True):
         known = first.setdefault(np.ascontiguousarray(x).tobytes(), lead)
         if known != lead and not off:
             pairs.append((lead, known))
     return pairs
 
 
-def _electrodes(signal_mv: np.ndarray, dead: np.ndarray) -> Iterator[str]:
+def _electrodes(signal_mv: np.ndarray, dead: np.ndarray, leads: tuple[str, ...]) -> Iterator[str]:
     """Limb electrodes that are probably exchanged: the frontal plane against the chest."""
-    one, two, right, v6 = (index(name)[0] for name in ("I", "II", "aVR", "V6"))
-    if dead[[one, two, right, v6]].any():
+    compared = [_column(name, leads) for name in ("I", "II", "V6")]
+    if None in compared or dead[compared].any():
         return
+    one, two, v6 = compared
     x = np.nan_to_num(signal_mv)
     if np.corrcoef(x[:, one], x[:, v6])[0, 1] < _INVERTED:
         yield "I is V6 upside down: the electrodes of the arms are probably exchanged"
@@ -182,7 +211,9 @@ def _electrodes(signal_mv: np.ndarray, dead: np.ndarray) -> Iterator[str]:
         yield "II is V6 upside down: those of right arm and left leg are probably exchanged"
 
 
-def _proportions(signal_mv: np.ndarray, dead: np.ndarray, fs_hz: float) -> Iterator[str]:
+def _proportions(
+    signal_mv: np.ndarray, dead: np.ndarray, fs_hz: float, leads: tuple[str, ...]
+) -> Iterator[str]:
     """Amplitudes that suggest another unit, rates of beats that suggest another sampling rate."""
     x = np.nan_to_num(signal_mv[:, ~dead] - np.nanmedian(signal_mv[:, ~dead], axis=0))
     height = float(np.median(np.percentile(np.abs(x), 99.5, axis=0)))
@@ -195,10 +226,12 @@ def _proportions(signal_mv: np.ndarray, dead: np.ndarray, fs_hz: float) -> Itera
     if len(signal_mv) < 2 * fs_hz:
         yield f"{len(signal_mv) / fs_hz:.1f} s are too short to tell a rhythm"
         return
-    lead = index("II")[0] if not dead[index("II")[0]] else int(np.flatnonzero(~dead)[0])
+    lead = _column("II", leads)
+    if lead is None or dead[lead]:
+        lead = int(np.flatnonzero(~dead)[0])
     beats = _beats(signal_mv[:, lead], fs_hz)
     if len(beats) < 2:
-        yield f"{len(beats)} beats found in {LEADS[lead]}"
+        yield f"{len(beats)} beats found in {leads[lead]}"
         return
     per_min = 60 / float(np.median(np.diff(beats)))
     slow, fast = BEATS_PER_MIN
@@ -209,8 +242,8 @@ def _proportions(signal_mv: np.ndarray, dead: np.ndarray, fs_hz: float) -> Itera
         )
 
 
-def _named(which: np.ndarray) -> str:
-    return ", ".join(lead for lead, is_one in zip(LEADS, which, strict=True) if is_one)
+def _named(which: np.ndarray, leads: tuple[str, ...]) -> str:
+    return ", ".join(lead for lead, is_one in zip(leads, which, strict=True) if is_one)
 
 
 def _beats(lead_mv: np.ndarray, fs_hz: float) -> np.ndarray:

@@ -25,7 +25,7 @@ from .header import (
     parse_header,
     read_lines,
 )
-from .quality import quality
+from .quality import check_signal, quality
 
 LIMB_LIMIT_MV = 0.02
 """Largest 99th percentile of the limb-lead residual; real records stay below 0.008 mV."""
@@ -38,14 +38,15 @@ _MISSING = -32_768
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One 12-lead ECG.
+    """One ECG.
 
     Attributes
     ----------
     name : str
         The record's name.
     signal_mv : ndarray, shape (samples, 12), float32
-        Millivolts, leads in the order of `ecgbook.leads.LEADS`, NaN where a sample is missing.
+        Millivolts, a column a lead, NaN where a sample is missing. Lists, tensors and masked
+        arrays do as well; of a pandas table the columns are taken by name.
     fs_hz : float
         Sampling rate.
     codes : tuple of str
@@ -58,6 +59,19 @@ class Record:
     rescaled : bool
         True if the file stretched every lead to 1 mV from peak to peak (as all of LUDB), so that
         amplitudes and ratios between leads are not those of the heart.
+    leads : tuple of str
+        The names of the columns of `signal_mv`: `ecgbook.leads.LEADS`, unless others are given.
+    labels : ndarray, shape (n_classes,), or None
+        1 where a class is present, 0 where it is not, NaN where that is unknown. Files hold codes;
+        labels are for records of your own.
+    patient : str or None
+        Whose record it is, if that is known.
+
+    Raises
+    ------
+    ValueError
+        If the signal is not (samples, leads), is no table with these columns, or the rate is no
+        positive number.
     """
 
     name: str
@@ -67,16 +81,22 @@ class Record:
     age: float | None = None
     sex: str | None = None
     rescaled: bool = False
+    leads: tuple[str, ...] = LEADS
+    labels: np.ndarray | None = None
+    patient: str | None = None
 
-    @property
-    def leads(self) -> tuple[str, ...]:
-        """The names of the columns of `signal_mv`: always `ecgbook.leads.LEADS`."""
-        return LEADS
+    def __post_init__(self):
+        try:
+            object.__setattr__(self, "leads", tuple(self.leads))
+            object.__setattr__(self, "signal_mv", _columns(self.signal_mv, self.leads))
+            check_signal(self.signal_mv, self.fs_hz, self.leads)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """What is dead, missing or doubtful in the signal, in sentences: see `quality`."""
-        notes = quality(self.signal_mv, self.fs_hz)
+        notes = quality(self.signal_mv, self.fs_hz, self.leads)
         if self.rescaled:
             notes = (
                 "each lead is stretched to 1 mV: amplitudes are not those of the heart",
@@ -88,6 +108,21 @@ class Record:
     def duration_s(self) -> float:
         """Length in seconds."""
         return len(self.signal_mv) / self.fs_hz
+
+
+def _columns(signal_mv, leads: tuple[str, ...]) -> np.ndarray:
+    """Return a signal as an array with these leads as columns."""
+    names = list(getattr(signal_mv, "columns", ()))
+    if any(isinstance(name, str) for name in names):  # a table says itself which lead is which
+        if set(names) != set(leads):
+            raise ValueError(
+                f"a table with the columns {', '.join(map(str, names))} found, "
+                f"{', '.join(leads)} wanted; rename them, or name the leads: Record(leads=...)"
+            )
+        signal_mv = signal_mv[list(leads)]
+    if isinstance(signal_mv, np.ma.MaskedArray):
+        signal_mv = signal_mv.astype(np.float32).filled(np.nan)
+    return np.asarray(signal_mv)
 
 
 def read_record(path: str | os.PathLike) -> Record:

@@ -19,7 +19,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from .. import leads
-from ..checks import valid_lengths
+from ..checks import check_rate, valid_lengths
 from .disturbances import (
     BREATH_MV,
     ELECTRODES,
@@ -87,8 +87,7 @@ def read_noise(path: str | Path, fs_hz: float) -> RecordedNoise:
     """
     import wfdb  # with pandas, which loads with the first recording
 
-    if not fs_hz > 0:
-        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+    check_rate(fs_hz)
     path = Path(path)
     record = wfdb.rdrecord(str(path.with_suffix("") if path.suffix == ".hea" else path))
     if not isinstance(record, wfdb.Record):
@@ -116,8 +115,7 @@ def check_kind(kind: str | RecordedNoise, fs_hz: float) -> None:
     ValueError
         If the kind is unknown, the rate too low for it, or another than the recording's.
     """
-    if not fs_hz > 0:
-        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+    check_rate(fs_hz)
     if isinstance(kind, RecordedNoise):
         if kind.fs_hz != fs_hz:
             raise ValueError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
 
 import numpy as np
 import scipy.signal
 
-from ..checks import without_numpy
+from ..checks import check_rate, without_numpy
 from ..leads import LEADS
 from .resampling import rate_ratio, resample
 
@@ -46,8 +47,7 @@ class Preprocessing:
     order: int = 3
 
     def __post_init__(self):
-        if not self.fs_hz > 0:
-            raise ValueError(f"fs_hz={self.fs_hz!r} found, a positive rate in Hz wanted")
+        check_rate(self.fs_hz)
         for name in ("n_samples", "order"):
             value = getattr(self, name)
             if not isinstance(value, Integral) or value < 1:
@@ -66,7 +66,7 @@ class Preprocessing:
 
         Parameters
         ----------
-        signal_mv : ndarray, shape (samples, 12)
+        signal_mv : ndarray, shape (samples, leads)
             Signal in mV; NaN marks missing samples. A lead that is missing throughout becomes 0;
             what is missing at the end in all leads is padding.
         fs_hz : float
@@ -74,7 +74,7 @@ class Preprocessing:
 
         Returns
         -------
-        x : ndarray, shape (n_samples, 12), float32
+        x : ndarray, shape (n_samples, leads), float32
             Prepared signal in mV.
         mask : ndarray, shape (n_samples,), bool
             True where `x` is signal, False where it is padding.
@@ -86,10 +86,13 @@ class Preprocessing:
             the band.
         """
         signal_mv = np.asarray(signal_mv, dtype=np.float64)
-        if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
-            raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) wanted")
-        if not fs_hz > 0:
-            raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+        if signal_mv.ndim != 2 or not signal_mv.shape[1]:
+            raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, leads) wanted")
+        if signal_mv.shape[1] > len(signal_mv):
+            raise ValueError(
+                f"signal of shape {signal_mv.shape} found, (samples, leads) wanted; transpose it"
+            )
+        check_rate(fs_hz)
         if (seconds := _end(signal_mv) / fs_hz) < 1:
             raise ValueError(f"{seconds:.2f} s of signal found, 1 s or more wanted")
         x = _bridge_gaps(signal_mv[: _end(signal_mv)])
@@ -104,9 +107,51 @@ class Preprocessing:
         x = resample(x, fs_hz, self.fs_hz)
         start = self._start(len(x))
         x = x[start : start + self.n_samples]
-        window = np.zeros((self.n_samples, len(LEADS)), dtype=np.float32)
+        window = np.zeros((self.n_samples, x.shape[1]), dtype=np.float32)
         window[: len(x)] = x
         return window, np.arange(self.n_samples) < len(x)
+
+    def prepare(self, record, leads: Sequence[str] = LEADS) -> tuple[np.ndarray, np.ndarray]:
+        """Prepare those leads of a record that a model reads.
+
+        Parameters
+        ----------
+        record : Record
+            Or anything else with ``signal_mv``, ``fs_hz``, ``name``, and ``leads`` if they are
+            others than the twelve of `ecgbook.leads.LEADS`.
+        leads : sequence of str
+            Which leads, by their names, in the order that is wanted.
+
+        Returns
+        -------
+        x, mask
+            As when called with a signal.
+
+        Raises
+        ------
+        TypeError
+            If `record` is no record.
+        ValueError
+            If a lead is not there, or the signal cannot be prepared: named for the record.
+        """
+        if not hasattr(record, "signal_mv") or not hasattr(record, "fs_hz"):
+            raise TypeError(
+                f"a {type(record).__name__} found, a Record wanted; read a file with "
+                "ecgbook.records.read_record, or make one: Record(name, signal_mv, fs_hz)"
+            )
+        own, signal_mv = tuple(getattr(record, "leads", LEADS)), np.asarray(record.signal_mv)
+        if missing := [lead for lead in leads if lead not in own]:
+            raise ValueError(
+                f"{record.name}: no lead {', '.join(missing)} found among {', '.join(own)}, "
+                f"{', '.join(leads)} wanted"
+            )
+        try:
+            if signal_mv.ndim != 2 or signal_mv.shape[1] != len(own):
+                wanted = f"(samples, {len(own)})"
+                raise ValueError(f"signal of shape {signal_mv.shape} found, {wanted} in mV wanted")
+            return self(signal_mv[:, [own.index(lead) for lead in leads]], record.fs_hz)
+        except ValueError as error:
+            raise ValueError(f"{record.name}: {error}") from error
 
     def start_s(self, samples: int, fs_hz: float) -> float:
         """Say when the window begins, in s from the start of the record.

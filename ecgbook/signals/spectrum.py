@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import valid_lengths
+from ..checks import check_rate, valid_lengths
 
 
 def remove_band(
@@ -15,7 +15,7 @@ def remove_band(
 
     Parameters
     ----------
-    x : Tensor, shape (batch, samples, 12), float32 or float64
+    x : Tensor, shape (batch, samples, leads), float32 or float64
         Signals in mV.
     fs_hz : float
         Sampling rate in Hz.
@@ -27,7 +27,7 @@ def remove_band(
 
     Returns
     -------
-    Tensor, shape (batch, samples, 12)
+    Tensor, shape (batch, samples, leads)
         Of each record's valid part, and of no padding, the discrete Fourier transform is 0 in
         the band and as it was elsewhere. The step between two frequencies is the inverse of the
         valid duration; a band narrower than that may hold none.
@@ -37,8 +37,7 @@ def remove_band(
     ValueError
         If an argument is out of its range.
     """
-    if not fs_hz > 0:
-        raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
+    check_rate(fs_hz)
     if not 0 <= low_hz < high_hz <= fs_hz / 2:
         raise ValueError(
             f"a band from {low_hz!r} to {high_hz!r} Hz found, 0 <= low < high <= {fs_hz / 2:g} Hz "
@@ -46,7 +45,7 @@ def remove_band(
         )
     top = float("inf") if high_hz == fs_hz / 2 else high_hz
     band = torch.tensor([low_hz, top], dtype=torch.float64, device=x.device)
-    return without_bands(x, band.expand(len(x), 1, 2), fs_hz, valid_lengths(x, mask))
+    return without_bands(x, band.expand(len(x), 1, 2), fs_hz, valid_lengths(x, mask, None))
 
 
 def without_bands(x: Tensor, bands_hz: Tensor, fs_hz: float, lengths: Tensor) -> Tensor:
@@ -54,7 +53,7 @@ def without_bands(x: Tensor, bands_hz: Tensor, fs_hz: float, lengths: Tensor) ->
 
     Parameters
     ----------
-    x : Tensor, shape (batch, samples, 12), float32 or float64
+    x : Tensor, shape (batch, samples, leads), float32 or float64
         Signals in mV.
     bands_hz : Tensor, shape (batch, bands, 2)
         From the first frequency in Hz up to, not including, the second; (0, 0) is no band.
@@ -65,7 +64,7 @@ def without_bands(x: Tensor, bands_hz: Tensor, fs_hz: float, lengths: Tensor) ->
 
     Returns
     -------
-    Tensor, shape (batch, samples, 12)
+    Tensor, shape (batch, samples, leads)
     """
     out = x.clone()
     touched = (bands_hz[..., 0] < bands_hz[..., 1]).any(1) & (lengths > 0)

@@ -96,7 +96,7 @@ def test_bad_settings_are_named(arguments, message):
 @pytest.mark.parametrize(
     ("shape", "fs_hz", "message"),
     [
-        ((12, 5000), 500, r"\(12, 5000\) found, \(samples, 12\) wanted"),
+        ((12, 5000), 500, r"\(12, 5000\) found, \(samples, leads\) wanted; transpose it"),
         ((400, 12), 500, "0.80 s of signal found, 1 s or more wanted"),
         ((5000, 12), -1, "fs_hz=-1 found"),
         ((5000, 12), 60, "at 60 Hz found, more than 80 Hz wanted"),
