@@ -221,7 +221,7 @@ def _predict(options: argparse.Namespace) -> None:
     print(f"{'':32}" + "".join(f"{rhythm:>8} " for rhythm in RHYTHMS))
     for path in options.records:
         record = read_record(path)
-        found = bundle.probabilities(record)
+        found = bundle.predict(record)
         marks = np.where(found >= bundle.thresholds, "*", " ")
         cells = "".join(f"{p:8.3f}{mark}" for p, mark in zip(found, marks, strict=True))
         print(f"{path.stem:32}{cells}")

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from .checks import check_fields, valid_lengths, without_numpy
+from .checks import check_fields, from_fields, valid_lengths, without_numpy
 from .leads import LEAD_GROUPS, LEADS
 from .signals import NOISE_KINDS, add_noise, check_kind, without_bands
 
@@ -346,6 +347,31 @@ class Mixup:
 
 
 Transform = FrequencyMask | Noise | LeadMask | Mixup
+
+
+def from_dict(fields: Mapping) -> Transform:
+    """Make a transform from what `dataclasses.asdict` wrote.
+
+    Parameters
+    ----------
+    fields : dict
+        The values of a transform; ``transform`` is the name of its class.
+
+    Returns
+    -------
+    FrequencyMask, Noise, LeadMask or Mixup
+
+    Raises
+    ------
+    ValueError
+        If there is no transform of this name, or none with these values.
+    """
+    known = {kind.__name__: kind for kind in get_args(Transform)}
+    values = dict(fields)
+    name = values.pop("transform", None)
+    if name not in known:
+        raise ValueError(f"transform {name!r} found, one of {', '.join(known)} wanted")
+    return from_fields(known[name], values)
 
 
 def apply(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from numbers import Real
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .leads import LEADS
+
+Settings = TypeVar("Settings")
 
 
 def check_fields(
@@ -51,6 +55,38 @@ def without_numpy(settings: object) -> None:
         else:
             plain = value.item() if isinstance(value, np.generic) else value
         object.__setattr__(settings, name, plain)
+
+
+def from_fields(kind: type[Settings], fields: Mapping) -> Settings:
+    """Make settings from their fields as a file holds them.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass.
+    fields : mapping of str to object
+        What `dataclasses.asdict` wrote, perhaps by another version.
+
+    Returns
+    -------
+    object of `kind`
+
+    Raises
+    ------
+    ValueError
+        If there is a field that `kind` does not have, one that it needs is missing, or a value is
+        out of its range.
+    """
+    known = [field.name for field in dataclasses.fields(kind) if field.init]
+    if odd := [name for name in fields if name not in known]:
+        raise ValueError(
+            f"{kind.__name__} with {odd[0]}={fields[odd[0]]!r} found, fields {', '.join(known)} "
+            "wanted: written by another version of ecgbook?"
+        )
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__} from {dict(fields)} found, {error}") from error
 
 
 def check_rate(fs_hz: object) -> None:

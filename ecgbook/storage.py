@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import importlib
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import numpy as np
 import safetensors
 import safetensors.torch
@@ -34,13 +38,74 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], header: dict
     tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
     part = path.with_name(f"{path.name}.part")
     try:
-        safetensors.torch.save_file(tensors, part, metadata={"json": json.dumps(_plain(header))})
+        safetensors.torch.save_file(tensors, part, metadata={"json": to_json(header)})
         with part.open("r+b") as file:  # Windows syncs no file that is open for reading only
             os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; a process that dies lets go of it.
+
+    Parameters
+    ----------
+    folder : Path
+        It is there. A file ``.lock`` lies in it meanwhile.
+
+    Raises
+    ------
+    OSError
+        If another process holds it.
+    """
+    path = folder / ".lock"
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OSError(
+            f"{folder}: another process that writes here found, none wanted; wait for it, or use "
+            "another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def check_room(folder: Path, n_bytes: int) -> None:
+    """Make sure that a folder can be written and has room.
+
+    Parameters
+    ----------
+    folder : Path
+        It is there.
+    n_bytes : int
+        What will be written; as much is written now, and deleted.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    part = folder / "room.part"
+    try:
+        with part.open("wb") as file:
+            for start in range(0, n_bytes, 1 << 20):
+                file.write(bytes(min(1 << 20, n_bytes - start)))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(
+            f"{folder}: {error.strerror} found, room for {n_bytes / 1e6:.1f} MB of checkpoints "
+            "wanted; make room, or write to another folder"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
@@ -98,6 +163,26 @@ def write_json(path: str | Path, content: dict) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def version() -> str:
+    """Return the version of this package, which the files that it writes name."""
+    return importlib.import_module(__package__).__version__
+
+
+def to_json(content: object) -> str:
+    """Write plain values as JSON: NaN becomes null, NumPy numbers and arrays plain ones.
+
+    Parameters
+    ----------
+    content : object
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it holds what JSON cannot, such as a date or an infinite number.
+    """
+    return json.dumps(_plain(content), allow_nan=False)
 
 
 def _plain(value):

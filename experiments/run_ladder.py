@@ -312,7 +312,7 @@ def together(runs: list[Run], test: Labels) -> dict:
     probabilities = np.mean([run.probabilities for run in runs], axis=0)
     drawn = bootstrap(metrics.auroc, test.y, probabilities, groups=test.groups, mask=test.y_mask)
     return {
-        "auroc": training.macro_and_rhythms(drawn),
+        "auroc": training.macro_and_classes(drawn),
         "auroc_without_afl": {"macro": drawn.average(WITHOUT_AFL).as_list()},
     }
 

@@ -188,8 +188,8 @@ def scored(
         auroc = draw(metrics.auroc, p=probabilities)
         found[name] = {
             "seeds": len(met),
-            "auroc": training.macro_and_rhythms(auroc),
-            "f1": training.macro_and_rhythms(draw(partial(metrics.f1, thresholds=0.5), p=calls)),
+            "auroc": training.macro_and_classes(auroc),
+            "f1": training.macro_and_classes(draw(partial(metrics.f1, thresholds=0.5), p=calls)),
             "auroc_by_seed": auroc.average().by_seed.tolist(),
         }
     return found

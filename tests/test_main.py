@@ -80,7 +80,7 @@ def test_predict_prints_what_the_bundle_says_of_a_record(trained, tmp_path, caps
         assert main(["predict", model, str(tmp_path / "made.hea")]) == 0
         row = capsys.readouterr().out.splitlines()[-1]
         bundle = ecgbook.load(model)
-        found = bundle.probabilities(read_record(tmp_path / "made.hea"))
+        found = bundle.predict(read_record(tmp_path / "made.hea"))
         assert row.split()[0] == "made"
         shown = [float(word.strip("*")) for word in row.split()[1:]]
         assert shown == pytest.approx(found, abs=6e-4)

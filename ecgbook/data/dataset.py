@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..labels import RHYTHMS, label_mask, multi_hot
 from ..leads import LEADS
-from ..records import Record
+from ..records import AMPLITUDE_MV, DoubtfulRecordWarning, Record, check_alive, height_mv
 from ..signals import Preprocessing
 from .groups import join_records, signal_hash
 
@@ -225,13 +226,19 @@ def from_records(
     TypeError
         If something is no record.
     ValueError
-        If there is no record, or one cannot be prepared, lacks a lead or has no labels of these
-        classes: named for the record.
+        If there is no record, or one cannot be prepared, lacks a lead, shows no signal in any, or
+        has no labels of these classes: named for the record.
+
+    Warns
+    -----
+    DoubtfulRecordWarning
+        If amplitudes suggest another unit than mV.
     """
-    x, n_valid, y, y_mask, names, patients, hashes = [], [], [], [], [], [], []
+    x, n_valid, y, y_mask, names, patients, hashes, heights = [], [], [], [], [], [], [], []
     classes, leads = _names("classes", classes), _names("leads", leads)
     for record in records:
         window, mask = preprocessing.prepare(record, leads)
+        check_alive(record, leads)
         labels = _labels(record, classes, database, policy)
         x.append(window)
         n_valid.append(mask.sum())
@@ -240,8 +247,10 @@ def from_records(
         names.append(str(record.name))
         patients.append(getattr(record, "patient", None))
         hashes.append(signal_hash(record.signal_mv))
+        heights.append(height_mv(window[mask]))
     if not x:
         raise ValueError("no record found, at least one wanted")
+    _warn_of_unit(float(np.median(heights)))
     databases = [database] * len(x)
     copies, groups = join_records(names, patients, hashes, [""] * len(x), databases)
     return ECGDataset(
@@ -340,6 +349,17 @@ def _labels(record, classes, database, policy) -> tuple[np.ndarray, np.ndarray]:
             "or use from_arrays (codes are read for the five rhythms of the book only)"
         )
     return multi_hot(record.codes, policy), label_mask(database, policy)
+
+
+def _warn_of_unit(height: float) -> None:
+    low, high = AMPLITUDE_MV
+    if not low <= height <= high:
+        warnings.warn(
+            f"half of the records have beats of {height:.2g} mV or less, {low:g} to {high:g} mV "
+            "are usual: is the signal in mV?",
+            DoubtfulRecordWarning,
+            stacklevel=3,
+        )
 
 
 def _names(what: str, names: Sequence[str]) -> tuple[str, ...]:

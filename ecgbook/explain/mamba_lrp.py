@@ -22,10 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import check_batch, check_finite
 from ..labels import RHYTHMS
 from ..leads import LEADS
 from ..models import ConvStem, TokenClassifier
-from ..records import Record, check_alive
+from ..records import Record
 from ..training import Bundle
 from .rules import MAMBA_LRP, OtherFunction, Rule, lock_of, lrp, swap
 
@@ -59,6 +60,8 @@ class Explanation:
         Its sampling rate, if known.
     start_s : float
         Time of the first sample in the record it was cut from.
+    leads : tuple of str
+        The names of the columns.
     """
 
     target: str
@@ -70,6 +73,7 @@ class Explanation:
     mask: np.ndarray = field(repr=False)
     fs_hz: float | None = None
     start_s: float = 0.0
+    leads: tuple[str, ...] = LEADS
 
     @property
     def input_share(self) -> float:
@@ -91,7 +95,7 @@ class Explanation:
         )
 
     def per_lead(self) -> np.ndarray:
-        """Sum the relevance of each lead: shape (12,), in the order of `ecgbook.leads.LEADS`."""
+        """Sum the relevance of each lead: shape (n_leads,), in the order of `leads`."""
         return self.relevance.sum(0)
 
     def per_beat(self, r_peaks_s: Sequence[float]) -> np.ndarray:
@@ -145,7 +149,8 @@ class MambaLRP:
     Parameters
     ----------
     model : torch.nn.Module or Bundle
-        In evaluation mode; never changed. A bundle also prepares records.
+        In evaluation mode; never changed. A bundle also prepares records, and knows the names of
+        its classes and leads.
     rules : mapping of type to Rule
         See `ecgbook.explain.MAMBA_LRP`, from which rules can be taken or replaced.
     flat_input : bool
@@ -169,32 +174,35 @@ class MambaLRP:
         self.bundle = model if isinstance(model, Bundle) else None
         self.model = model.model if isinstance(model, Bundle) else model
         self.rules, self.flat_input = rules, flat_input
-        ours = self.bundle is not None or isinstance(self.model, TokenClassifier)
-        self.names = RHYTHMS if ours else ()
+        self.names, self.leads = (), getattr(self.model, "leads", None)
+        if self.bundle is not None:
+            self.names, self.leads = self.bundle.classes, self.bundle.leads
+        elif isinstance(self.model, TokenClassifier):
+            self.names = RHYTHMS  # where there are five logits
 
     def attribute(self, inputs: Tensor, target: Target, mask: Tensor | None = None) -> Tensor:
         """Compute the relevance of every sample of a batch; the call is that of captum.
 
         Parameters
         ----------
-        inputs : Tensor, shape (batch, length, 12), float
-            Signals in mV, standard lead order.
+        inputs : Tensor, shape (batch, length, leads), float
+            Signals in mV, in the lead order of the model.
         target : int, str, (int or str, int or str), or Tensor of shape (batch,)
-            Which logit: its number, a rhythm of `ecgbook.labels.RHYTHMS`, the first minus the
-            second of a pair, or a number for each record.
+            Which logit: its number, the name of its class, the first minus the second of a pair,
+            or a number for each record.
         mask : Tensor, shape (batch, length), bool, optional
             True where there is signal; everywhere, if omitted.
 
         Returns
         -------
-        Tensor, shape (batch, length, 12)
+        Tensor, shape (batch, length, leads)
             In the dtype of `inputs`; zero outside the mask.
 
         Raises
         ------
         MissingRule, OtherFunction, ValueError
-            As `ecgbook.explain.lrp` does; if the logits under the rules are not those without; or
-            if the target is none of these.
+            As `ecgbook.explain.lrp` does; if the logits under the rules are not those without; if
+            the input is not finite where the mask says signal; or if the target is none of these.
         """
         return self._propagate(inputs, target, mask)[0]
 
@@ -264,10 +272,15 @@ class MambaLRP:
             mask=mask[0].cpu().numpy() != 0,
             fs_hz=fs_hz,
             start_s=start_s,
+            leads=self.leads or tuple(f"lead {i}" for i in range(x.shape[2])),
         )
 
     def _propagate(self, inputs, target, mask, leaves=None):
         """Return the relevance of the inputs, or leaves; that of each bias; and the logits."""
+        if self.leads is not None:
+            check_batch(inputs, mask, len(self.leads))
+        if inputs.ndim == 3:
+            check_finite(inputs, mask)
         args = () if mask is None else (mask,)
         with ExitStack() as stack:
             stack.enter_context(lock_of(self.model))
@@ -306,18 +319,22 @@ class MambaLRP:
                 )
             if mask is not None or fs_hz is not None:
                 raise ValueError("mask or fs_hz found beside a record, neither wanted")
-            check_alive(record)
-            prepare = self.bundle.preprocessing
-            start_s = prepare.start_s(len(record.signal_mv), record.fs_hz)
-            record, mask = prepare(record.signal_mv, record.fs_hz)
+            start_s = self.bundle.preprocessing.start_s(len(record.signal_mv), record.fs_hz)
+            record, mask = self.bundle.prepare(record)
         if self.bundle is not None and fs_hz is None:
             fs_hz = self.bundle.preprocessing.fs_hz
         x = torch.as_tensor(record).to(like)
         if x.ndim == 2:
             x = x[None]
-        if x.ndim != 3 or len(x) != 1 or x.shape[2] != len(LEADS):
+        if x.ndim != 3 or len(x) != 1:
             raise ValueError(
-                f"a signal of shape {tuple(record.shape)} found, (samples, 12) of one record wanted"
+                f"a signal of shape {tuple(x.shape)} found, (samples, leads) of one record wanted"
+            )
+        if self.bundle is not None and x.shape[1] > self.bundle.preprocessing.n_samples:
+            raise ValueError(
+                f"a signal of {x.shape[1]} samples found, at most "
+                f"{self.bundle.preprocessing.n_samples} at {fs_hz:g} Hz wanted, as the bundle "
+                "prepares them; give it the Record instead"
             )
         if mask is not None:
             mask = torch.as_tensor(mask, device=like.device).reshape(1, -1)
@@ -327,25 +344,35 @@ class MambaLRP:
 def _number(target: int | str, n_classes: int, names: Sequence[str]) -> int:
     known = names if len(names) == n_classes else ()  # of another task, classes have no names
     number = known.index(target) if target in known else target
-    if isinstance(number, str) or not 0 <= number < n_classes:
-        wanted = f"one of {', '.join(known)} or " if known else ""
-        raise ValueError(f"target {target!r} found, {wanted}0 to {n_classes - 1} wanted")
+    if isinstance(number, bool | str) or not 0 <= number < n_classes:
+        raise ValueError(f"target {target!r} found, {_wanted(n_classes, known)} wanted")
     return int(number)
+
+
+def _wanted(n_classes: int, known: Sequence[str]) -> str:
+    return f"{'one of ' + ', '.join(known) + ' or ' if known else ''}0 to {n_classes - 1}"
 
 
 def _select(logits: Tensor, target: Target, names: Sequence[str]) -> Tensor:
     """Return what is explained of each record: shape (batch,)."""
-    if isinstance(target, tuple):
+    if isinstance(target, tuple) and len(target) == 2:
         first, second = target
         return _select(logits, first, names) - _select(logits, second, names)
     if isinstance(target, Integral | str):
         return logits[:, _number(target, logits.shape[1], names)]
-    numbers = torch.as_tensor(target, device=logits.device)
-    if numbers.shape != logits.shape[:1]:
+    try:
+        numbers = torch.as_tensor(target, device=logits.device)
+    except (TypeError, ValueError, RuntimeError):
+        numbers = torch.empty(0)
+    whole = not numbers.is_floating_point() and numbers.dtype != torch.bool
+    if not whole or numbers.shape not in ((), logits.shape[:1]):
         raise ValueError(
-            f"targets of shape {tuple(numbers.shape)} found, {tuple(logits.shape[:1])} wanted"
+            f"target {target!r} found, {_wanted(logits.shape[1], names)}, a pair of these, or "
+            f"{len(logits)} numbers, one for each record, wanted"
         )
-    return logits.gather(1, numbers[:, None].long())[:, 0]
+    if ((numbers < 0) | (numbers >= logits.shape[1])).any():
+        raise ValueError(f"target {target!r} found, numbers from 0 to {logits.shape[1] - 1} wanted")
+    return logits.gather(1, numbers.long().expand(len(logits))[:, None])[:, 0]
 
 
 def _name(target: int | str | tuple, names: Sequence[str]) -> str:

@@ -1,7 +1,15 @@
 """One 12-lead ECG from a file, checked, in millivolts, and what is doubtful in it."""
 
 from .header import RecordError, parse_codes
-from .quality import check_alive, find_beats, is_dead, quality
+from .quality import (
+    AMPLITUDE_MV,
+    DoubtfulRecordWarning,
+    check_alive,
+    find_beats,
+    height_mv,
+    is_dead,
+    quality,
+)
 from .reading import Record, read_record
 
 __all__ = [
@@ -9,8 +17,11 @@ __all__ = [
     "parse_codes",
     "Record",
     "read_record",
+    "AMPLITUDE_MV",
+    "DoubtfulRecordWarning",
     "check_alive",
     "find_beats",
+    "height_mv",
     "is_dead",
     "quality",
 ]

@@ -27,6 +27,10 @@ _MISSING = 0.01  # share of samples from which on it is said
 _INVERTED = -0.7  # correlation of lead I, or II, with V6, below which it is said
 
 
+class DoubtfulRecordWarning(UserWarning):
+    """Something in a record is dead, missing or out of proportion: what, its notes say."""
+
+
 def find_beats(signal_mv: np.ndarray, fs_hz: float, leads: Sequence[str] = LEADS) -> np.ndarray:
     """Find the R peaks in lead II with XQRS of the WFDB package.
 
@@ -87,6 +91,23 @@ def quality(signal_mv: np.ndarray, fs_hz: float, leads: Sequence[str] = LEADS) -
     return tuple(_notes(signal_mv, fs_hz, tuple(leads)))
 
 
+def height_mv(signal_mv: np.ndarray) -> float:
+    """Measure how high the beats of a record are.
+
+    Parameters
+    ----------
+    signal_mv : ndarray, shape (samples, leads)
+        In mV; NaN where a sample is missing.
+
+    Returns
+    -------
+    float
+        The median over the leads of what 0.5 % of the samples lie beyond, from their median.
+    """
+    x = np.nan_to_num(signal_mv - np.nanmedian(signal_mv, axis=0))
+    return float(np.median(np.percentile(np.abs(x), 99.5, axis=0)))
+
+
 def is_dead(signal_mv: np.ndarray) -> np.ndarray:
     """Say of each lead whether it shows nothing: missing throughout, or one value all the time.
 
@@ -106,19 +127,23 @@ def is_dead(signal_mv: np.ndarray) -> np.ndarray:
     return ~(high > low)
 
 
-def check_alive(record) -> None:
+def check_alive(record, leads: Sequence[str] | None = None) -> None:
     """Refuse a record of which nothing can be said, since no lead shows a signal.
 
     Parameters
     ----------
     record : Record
         Or anything else with ``signal_mv (samples, 12)`` and ``name``.
+    leads : sequence of str, optional
+        The only leads that count; all of the record's, if omitted.
 
     Raises
     ------
     ValueError
     """
-    if is_dead(record.signal_mv).all():
+    own = list(getattr(record, "leads", LEADS))
+    columns = [own.index(lead) for lead in (own if leads is None else leads)]
+    if is_dead(np.asarray(record.signal_mv)[:, columns]).all():
         raise ValueError(
             f"{record.name}: {len(record.signal_mv)} samples without a signal in any lead found, "
             "one lead at least wanted; look at the file, nothing can be said of this record"
@@ -215,8 +240,7 @@ def _proportions(
     signal_mv: np.ndarray, dead: np.ndarray, fs_hz: float, leads: tuple[str, ...]
 ) -> Iterator[str]:
     """Amplitudes that suggest another unit, rates of beats that suggest another sampling rate."""
-    x = np.nan_to_num(signal_mv[:, ~dead] - np.nanmedian(signal_mv[:, ~dead], axis=0))
-    height = float(np.median(np.percentile(np.abs(x), 99.5, axis=0)))
+    height = height_mv(signal_mv[:, ~dead])
     low, high = AMPLITUDE_MV
     if not low <= height <= high:
         yield (

@@ -10,7 +10,7 @@ from numbers import Integral
 import numpy as np
 import scipy.signal
 
-from ..checks import check_rate, without_numpy
+from ..checks import check_rate, from_fields, without_numpy
 from ..leads import LEADS
 from .resampling import rate_ratio, resample
 
@@ -179,8 +179,8 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, fields: dict) -> Preprocessing:
-        """Make a `Preprocessing` from what `to_dict` returned."""
-        return cls(**fields)
+        """Make a `Preprocessing` from what `to_dict` returned; ValueError for anything else."""
+        return from_fields(cls, fields)
 
 
 def _end(signal_mv: np.ndarray) -> int:

@@ -1,7 +1,7 @@
 """Training, and what it leaves: recipes, models with all that they need, scores."""
 
 from .bundles import TRAINED, Bundle, load, save
-from .evaluation import evaluate, macro_and_rhythms, predict
+from .evaluation import evaluate, macro_and_classes, predict
 from .loop import fingerprint, fit, multilabel_loss
 from .recipe import Recipe
 
@@ -15,6 +15,6 @@ __all__ = [
     "load",
     "save",
     "evaluate",
-    "macro_and_rhythms",
+    "macro_and_classes",
     "predict",
 ]

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ..storage import read_safetensors, write_safetensors
 
+_MAY_GROW = ("epochs", "patience")
+
 
 class TrainingState:
     """Everything that an interruption of a training run must not lose.
@@ -32,6 +34,9 @@ class TrainingState:
         The model's state after the best epoch, `best_epoch`.
     best_probabilities : ndarray, shape (n_valid, n_classes)
         Its predictions on the validation set.
+    epochs_before : list of int
+        How many epochs the recipe had when the run was begun, and at each time that it was made
+        longer; empty if it was not.
     """
 
     def __init__(self, model: nn.Module, optimizer, recipe: dict, data: str):
@@ -40,6 +45,7 @@ class TrainingState:
         self.best: dict[str, Tensor] = {}
         self.best_epoch = -1
         self.best_probabilities = np.zeros((0, 0))
+        self.epochs_before: list[int] = []
 
     @property
     def epoch(self) -> int:
@@ -76,6 +82,7 @@ class TrainingState:
             "data": self.data,
             "rows": self.rows,
             "best_epoch": self.best_epoch,
+            "epochs_before": self.epochs_before,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
         }
         write_safetensors(path, tensors, header)
@@ -90,13 +97,13 @@ class TrainingState:
         """
         tensors, header = read_safetensors(path)
         mine, theirs = self.recipe, header["recipe"]
-        differing = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
-        if differing:
-            name = differing[0]
-            raise ValueError(
-                f"{path}: a run with {name}={theirs.get(name)!r} found, {name}={mine.get(name)!r} "
-                "wanted; resume with the same recipe or train in another folder"
-            )
+        for name in mine | theirs:
+            before, now = theirs.get(name), mine.get(name)
+            if before != now and not (name in _MAY_GROW and now > before):
+                raise ValueError(
+                    f"{path}: a run with {name}={before!r} found, {name}={now!r} wanted; resume "
+                    "with the same recipe (epochs and patience may grow) or train in another folder"
+                )
         if header["data"] != self.data:
             raise ValueError(f"{path}: a run on other records found; train in another folder")
         parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}}
@@ -119,3 +126,6 @@ class TrainingState:
         self.best, self.best_epoch = parts["best"], header["best_epoch"]
         self.best_probabilities = tensors["best_probabilities"].numpy()
         self.rows = header["rows"]
+        self.epochs_before = header.get("epochs_before", [])
+        if mine["epochs"] > theirs["epochs"]:
+            self.epochs_before = [*self.epochs_before, theirs["epochs"]]

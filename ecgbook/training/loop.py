@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,10 @@ from tqdm import tqdm
 from .. import augment, metrics
 from ..attacks import ALARM, CatastrophicOverfittingWarning
 from ..data import ECGDataset, trim
-from ..labels import RHYTHMS
-from ..storage import write_json
+from ..storage import check_room, folder_lock, write_json
 from .bundles import Bundle, check_saveable, save
 from .checkpoints import TrainingState
-from .evaluation import predict
+from .evaluation import predict, predict_batches
 from .recipe import Recipe
 
 
@@ -81,13 +80,15 @@ def fit(
         ``model.safetensors`` and ``training.json`` at the end. Each file is whole or not there.
     resume : bool
         Go on from ``last.safetensors`` if there is one. On a CPU the result is, bit for bit,
-        that of a run that was never interrupted.
+        that of a run that was never interrupted. Epochs and patience may have grown since: then
+        the learning rate goes on where the longer schedule has it, and the card says so
+        (``"epochs_before"``).
     progress : bool
         Show a progress bar.
     on_epoch : callable, optional
         Called after each epoch, when its checkpoint is written, with the epoch's row.
     about : dict, optional
-        Added to the card, such as where the records come from.
+        Added to the card, such as where the records come from: values that JSON can hold.
 
     Returns
     -------
@@ -98,35 +99,81 @@ def fit(
     Raises
     ------
     ValueError
-        If the two sets were prepared differently or share a group, one is empty,
-        the validation set has no class with both kinds of labels, the loss is not finite, or
-        `resume` finds a run with another recipe, other data or another model; without `resume`,
-        if `folder` holds a run already, which would be lost; with `folder`, if the model is none
-        that `save` can write.
+        If the two sets were prepared differently, have other classes or leads, or share a group,
+        one is empty, the validation set has no class with both kinds of labels, the model takes
+        or gives something else, the loss is not finite, fp16 is asked of a CPU, or `resume` finds
+        a run with another recipe, other data or another model; without `resume`, if `folder`
+        holds a run already, which would be lost; with `folder`, if another process trains there,
+        or the model is none that `save` can write.
+    OSError
+        If `folder` cannot be written, or has no room for what will be written.
     """
     _check_sets(train, valid)
     AcceleratorState._reset_state()  # accelerate would keep a process to its first precision
     accelerator = Accelerator(mixed_precision=recipe.precision)
+    if recipe.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError(
+            "precision='fp16' found on a CPU, where it would be float32 without a word; use "
+            "precision='bf16' or 'no'"
+        )
+    _check_model(model, train)
     if recipe.batch_size % accelerator.num_processes:
         raise ValueError(
             f"batch_size={recipe.batch_size} found, a multiple of the "
             f"{accelerator.num_processes} processes wanted"
         )
-    batch_size = min(recipe.batch_size, len(train) - len(train) % accelerator.num_processes)
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate)
     parallel, optimizer = accelerator.prepare(model, optimizer)
     state = TrainingState(model, optimizer, recipe.to_dict(), fingerprint(train, valid))
-    if folder is not None:
-        check_saveable(model)  # now, and not after the last epoch
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)  # now, and not after the first epoch
-        if (folder / "last.safetensors").is_file():
-            if not resume:
-                raise ValueError(
-                    f"{folder}: a run found, an empty folder wanted; resume that run, delete it, "
-                    "or train in another folder"
-                )
-            state.restore(folder / "last.safetensors", accelerator)
+    if folder is None:
+        _train(parallel, state, train, valid, recipe, accelerator, progress, on_epoch, None)
+        return _finish(state, train, valid, about or {})
+    folder = Path(folder)
+    check_saveable(model, about or {})  # what the last step needs is tried before the first
+    folder.mkdir(parents=True, exist_ok=True)
+    alone = folder_lock(folder) if accelerator.is_main_process else nullcontext()
+    with alone:
+        _open(folder, state, accelerator, resume)
+        _train(parallel, state, train, valid, recipe, accelerator, progress, on_epoch, folder)
+        bundle = _finish(state, train, valid, about or {})
+        if accelerator.is_main_process:
+            save(bundle, folder / "model.safetensors")
+            write_json(folder / "training.json", bundle.card)
+    return bundle
+
+
+def _open(folder: Path, state: TrainingState, accelerator: Accelerator, resume: bool) -> None:
+    """Go on from the run in a folder, or make sure that there is none and that one has room."""
+    last, finished = folder / "last.safetensors", folder / "model.safetensors"
+    if last.is_file() and resume:
+        state.restore(last, accelerator)
+    elif last.is_file():
+        raise ValueError(
+            f"{folder}: a run found, an empty folder wanted; resume that run, delete it, or train "
+            "in another folder"
+        )
+    elif finished.is_file():
+        raise ValueError(
+            f"{finished}: a model found without the checkpoint of its run, an empty folder wanted; "
+            "it would be lost: move it, or train in another folder"
+        )
+    size = sum(t.numel() * t.element_size() for t in state.model.state_dict().values())
+    check_room(folder, 5 * size)  # weights now and best, two moments of Adam, the model itself
+
+
+def _train(
+    parallel: nn.Module,
+    state: TrainingState,
+    train: ECGDataset,
+    valid: ECGDataset,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    progress: bool,
+    on_epoch: Callable[[dict], None] | None,
+    folder: Path | None,
+) -> None:
+    model, optimizer = state.model, state.optimizer
+    batch_size = min(recipe.batch_size, len(train) - len(train) % accelerator.num_processes)
     n_steps = len(train) // batch_size
     weight = _positive_weight(train, recipe.positive_weight).to(accelerator.device)
     bar = tqdm(
@@ -169,12 +216,13 @@ def fit(
                 total += loss.detach()
                 bar.update()
             train_loss = (accelerator.reduce(total, "mean") / n_steps).item()
-            if not math.isfinite(train_loss):
-                raise ValueError(
-                    f"epoch {state.epoch}: training loss {train_loss} found, a finite one wanted; "
-                    f"lower learning_rate={recipe.learning_rate} or check the records"
-                )
             probabilities = _predict_shared(model, valid, recipe, accelerator)
+            if not (math.isfinite(train_loss) and np.isfinite(probabilities).all()):
+                raise ValueError(
+                    f"epoch {state.epoch}: training loss {train_loss} and probabilities that are "
+                    f"not all finite found, finite ones wanted; lower "
+                    f"learning_rate={recipe.learning_rate} or check the records"
+                )
             row = {
                 "epoch": state.epoch,
                 "train_loss": train_loss,
@@ -191,11 +239,6 @@ def fit(
                 state.store(folder / "last.safetensors", accelerator)
             if on_epoch is not None:
                 on_epoch(row)
-    bundle = _finish(state, train, valid, about or {})
-    if folder is not None and accelerator.is_main_process:
-        save(bundle, folder / "model.safetensors")
-        write_json(folder / "training.json", bundle.card)
-    return bundle
 
 
 @contextmanager
@@ -230,25 +273,30 @@ def _finish(state: TrainingState, train: ECGDataset, valid: ECGDataset, about: d
         "best_epoch": state.best_epoch,
         "epochs": state.rows,
     }
-    return Bundle(state.model.cpu().eval(), train.preprocessing, thresholds, card)
+    if state.epochs_before:
+        card["epochs_before"] = state.epochs_before
+    model, steps = state.model.cpu().eval(), train.preprocessing
+    return Bundle(model, steps, thresholds, card, train.classes, train.leads)
 
 
 def _check_sets(train: ECGDataset, valid: ECGDataset) -> None:
     for name, dataset in (("training", train), ("validation", valid)):
         if not len(dataset):
             raise ValueError(f"a {name} set of 0 records found, at least one wanted")
-    if train.preprocessing != valid.preprocessing:
-        raise ValueError(
-            f"training on {train.preprocessing}, validation on {valid.preprocessing} found; "
-            "prepare both in the same way"
-        )
+    for name in ("preprocessing", "classes", "leads"):
+        mine, theirs = getattr(train, name), getattr(valid, name)
+        if mine != theirs:
+            raise ValueError(
+                f"training with {name} {mine}, validation with {theirs} found; prepare both in "
+                "the same way"
+            )
     trusted = valid.y_mask > 0
     has_both = ((valid.y > 0) & trusted).any(0) & ((valid.y == 0) & trusted).any(0)
-    missing = [rhythm for rhythm, both in zip(RHYTHMS, has_both, strict=True) if not both]
-    if len(missing) == len(RHYTHMS):
+    missing = [name for name, both in zip(valid.classes, has_both, strict=True) if not both]
+    if len(missing) == len(valid.classes):
         raise ValueError(
-            "the validation set has no rhythm with both positive and negative records; "
-            "give it more records"
+            "the validation set has no class with both positive and negative records; give it "
+            "more records"
         )
     if missing:
         warnings.warn(
@@ -257,11 +305,30 @@ def _check_sets(train: ECGDataset, valid: ECGDataset) -> None:
             metrics.AbsentClassWarning,
             stacklevel=3,
         )
-    shared = np.intersect1d(train.groups, valid.groups)
-    if len(shared):
+    for what in ("groups", "copies"):
+        shared = np.intersect1d(getattr(train, what), getattr(valid, what))
+        if len(shared):
+            raise ValueError(
+                f"{len(shared)} patients or recordings on both sides found ({shared[0]}), none "
+                "wanted; split with ecgbook.data.split_by_patient"
+            )
+
+
+def _check_model(model: nn.Module, train: ECGDataset) -> None:
+    """Let a model see one record before it is trained on all."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("a model without a parameter to train found, one or more wanted")
+    if (wanted := getattr(model, "leads", train.leads)) != train.leads:
         raise ValueError(
-            f"{len(shared)} patients or recordings on both sides found (group {shared[0]}), none "
-            "wanted; split with ecgbook.data.split_by_patient"
+            f"records with the leads {', '.join(train.leads)} found, {', '.join(wanted)} wanted, "
+            "as the model has; build it with leads=dataset.leads"
+        )
+    shape = predict_batches(model, [train.batch([0])]).shape
+    if shape != (1, len(train.classes)):
+        raise ValueError(
+            f"logits of shape {shape} for one record found, (1, {len(train.classes)}) wanted: one "
+            f"for each of {', '.join(train.classes)}; build the model with "
+            f"n_classes={len(train.classes)}"
         )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+from .. import augment
 from ..attacks import AdversarialTraining
 from ..augment import Transform
-from ..checks import check_fields, without_numpy
+from ..checks import check_fields, from_fields, without_numpy
 
 
 def _is_count(value: object) -> bool:
@@ -92,3 +93,28 @@ class Recipe:
         values = json.loads(json.dumps(asdict(self)))
         unused = {"augment": [], "adversarial": None}
         return {k: v for k, v in values.items() if k not in unused or v != unused[k]}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> Recipe:
+        """Make the recipe that `to_dict` wrote: that of a bundle is ``bundle.card["recipe"]``.
+
+        Parameters
+        ----------
+        values : dict
+            As `to_dict` returns it, perhaps by way of JSON.
+
+        Returns
+        -------
+        Recipe
+
+        Raises
+        ------
+        ValueError
+            If a field is unknown or a value out of its range, as in a file of another version.
+        """
+        values = dict(values)
+        if "augment" in values:
+            values["augment"] = tuple(augment.from_dict(each) for each in values["augment"])
+        if values.get("adversarial") is not None:
+            values["adversarial"] = from_fields(AdversarialTraining, values["adversarial"])
+        return from_fields(cls, values)

@@ -138,7 +138,7 @@ def test_most_real_records_are_sound(ecgdata):
 def test_nothing_is_said_of_a_record_without_a_signal():
     [record] = synthetic.make_records(1, seed=1)
     bundle = load("tutorial")
-    calls = bundle.probabilities, lambda r: MambaLRP(bundle).explain(r, "AF")
+    calls = bundle.predict, lambda r: MambaLRP(bundle).explain(r, "AF")
     for value in (0.0, np.nan, 32.767):
         dead = replace(record, signal_mv=np.full((5000, 12), value, np.float32))
         for call in calls:
@@ -151,8 +151,8 @@ def test_what_is_missing_at_the_end_counts_as_padding():
     signal = np.array(record.signal_mv)
     signal[3000:] = np.nan
     bundle = load("tutorial")
-    cut = bundle.probabilities(replace(record, signal_mv=signal[:3000]))
-    np.testing.assert_allclose(bundle.probabilities(replace(record, signal_mv=signal)), cut)
+    cut = bundle.predict(replace(record, signal_mv=signal[:3000]))
+    np.testing.assert_allclose(bundle.predict(replace(record, signal_mv=signal)), cut)
     with pytest.raises(ValueError, match="0.02 s of signal found, 1 s or more wanted"):
         bundle.preprocessing(np.where(np.arange(5000)[:, None] < 10, signal, np.nan), 500)
 

@@ -47,7 +47,7 @@ def test_the_probabilities_of_a_record_are_those_of_its_data_set():
     records = synthetic.make_records(3, seed=1, fs_hz=250, seconds=6)
     wanted = training.predict(model, from_records(records, bundle.preprocessing))
     for record, probabilities in zip(records, wanted, strict=True):
-        np.testing.assert_allclose(bundle.probabilities(record), probabilities, atol=1e-6)
+        np.testing.assert_allclose(bundle.predict(record), probabilities, atol=1e-6)
 
 
 def test_what_is_no_model_is_refused(tmp_path):
@@ -129,10 +129,10 @@ def test_probabilities_come_in_evaluation_mode_and_any_dtype(dtype):
     model = models.CNNBaseline(**PRESETS["tutorial"], n_layers=1, dropout=0.5).eval()
     bundle = Bundle(model, PREPROCESSING["tutorial"], np.full(5, 0.5))
     [record] = synthetic.make_records(1, seed=1)
-    wanted = bundle.probabilities(record)
+    wanted = bundle.predict(record)
     model.train()
-    np.testing.assert_array_equal(bundle.probabilities(record), wanted)
+    np.testing.assert_array_equal(bundle.predict(record), wanted)
     assert model.training, "left as it was"
-    found = Bundle(model.to(dtype), bundle.preprocessing, bundle.thresholds).probabilities(record)
+    found = Bundle(model.to(dtype), bundle.preprocessing, bundle.thresholds).predict(record)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, wanted, atol=0.02)

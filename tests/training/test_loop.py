@@ -139,10 +139,10 @@ def test_mixed_precision_gives_the_model_that_is_stored(tmp_path):
 
 def test_a_folder_that_cannot_be_is_said_before_training(tmp_path):
     (tmp_path / "file").touch()
-    untouched = small()
-    untouched.register_forward_pre_hook(lambda *_: pytest.fail("it trains"))
+    untouched, before = small(), small().state_dict()
     with pytest.raises(FileExistsError):
         fit(untouched, waves(32), waves(16, 1000), Recipe(epochs=1), tmp_path / "file")
+    assert all(torch.equal(v, before[name]) for name, v in untouched.state_dict().items())
 
 
 def test_a_class_with_one_kind_of_label_has_weight_one():
@@ -225,13 +225,13 @@ def test_bad_sets_are_refused_by_name():
     train, valid = waves(32), waves(16, 1000)
     with pytest.raises(ValueError, match="on both sides"):
         fit(small(), train, waves(16, 20), Recipe(epochs=1), progress=False)
-    other = ECGDataset(**{**vars(valid), "preprocessing": Preprocessing(fs_hz=250)})
+    other = ECGDataset(**{**vars(valid), "preprocessing": Preprocessing(250, 256)})
     with pytest.raises(ValueError, match="prepare both in the same way"):
         fit(small(), train, other, Recipe(epochs=1), progress=False)
     with pytest.raises(ValueError, match="training set of 0 records"):
         fit(small(), train.subset([]), valid, Recipe(epochs=1), progress=False)
     silent = ECGDataset(**{**vars(valid), "y": np.zeros_like(valid.y)})
-    with pytest.raises(ValueError, match="no rhythm with both"):
+    with pytest.raises(ValueError, match="no class with both"):
         fit(small(), train, silent, Recipe(epochs=1), progress=False)
 
 
@@ -248,7 +248,7 @@ def test_a_rhythm_that_validation_lacks_is_said_once():
 def test_a_diverging_run_is_stopped_and_said():
     train = waves(32)
     train.x[0, 10, 3] = np.inf
-    with pytest.raises(ValueError, match="training loss nan found"):
+    with pytest.raises(ValueError, match="training loss nan and probabilities"):
         fit(small(), train, waves(16, 1000), Recipe(epochs=1), progress=False)
 
 
