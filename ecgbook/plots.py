@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
-from .leads import LEADS, index
+from .leads import LEADS
 
 STYLE: dict[str, object] = {
     "figure.figsize": (6.0, 3.4),
@@ -29,7 +29,7 @@ STYLE: dict[str, object] = {
 
 INK, GRID, GRID_BOLD, PAPER = "#1a1a2e", "#f3c9c4", "#e39b93", "#fffaf8"
 MM_PER_S, MM_PER_MV = 25.0, 10.0
-_COLUMNS = (("I", "II", "III"), ("aVR", "aVL", "aVF"), ("V1", "V2", "V3"), ("V4", "V5", "V6"))
+_ROWS, _COLUMNS = 3, 4  # of leads, above the strip
 _ROW_MM, _MARGIN_MM, _PULSE_MM, _WIDTH_MM = 27.0, 13.0, 5.0, 250.0
 PAGE_MM: tuple[float, ...] = (-_MARGIN_MM, _WIDTH_MM + 2, -0.75 * _ROW_MM, 3.9 * _ROW_MM)
 """Left, right, lower and upper end of the paper."""
@@ -52,6 +52,7 @@ def ecg_paper(
     ax: Axes | None = None,
     relevance: np.ndarray | None = None,
     limit: float | None = None,
+    leads: Sequence[str] = LEADS,
 ) -> Axes:
     """Draw ten seconds of a 12-lead ECG as a cardiograph prints them.
 
@@ -61,7 +62,7 @@ def ecg_paper(
     Parameters
     ----------
     signal_mv : ndarray, shape (samples, 12)
-        Signal in mV, standard lead order; NaN leaves a gap.
+        Signal in mV; NaN leaves a gap.
     fs_hz : float
         Sampling rate in Hz.
     start_s : float
@@ -77,6 +78,9 @@ def ecg_paper(
     limit : float, optional
         Relevance of a millimeter with full color; by default the largest in these ten seconds, of
         any lead, drawn or not. Give one to compare pages.
+    leads : sequence of str
+        The names of the columns, 12 at most; those of other ECGs fill the page in their order, and
+        where none is II, the first is the strip.
 
     Returns
     -------
@@ -92,8 +96,13 @@ def ecg_paper(
         the limit is not positive.
     """
     signal_mv = np.asarray(signal_mv)
-    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(LEADS):
-        raise ValueError(f"signal of shape {signal_mv.shape} found, (samples, 12) in mV wanted")
+    leads = list(leads)
+    if not 1 <= len(leads) <= _ROWS * _COLUMNS:
+        raise ValueError(f"{len(leads)} leads found, 1 to {_ROWS * _COLUMNS} wanted on a page")
+    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(leads):
+        raise ValueError(
+            f"signal of shape {signal_mv.shape} found, (samples, {len(leads)}) in mV wanted"
+        )
     if not fs_hz > 0:
         raise ValueError(f"fs_hz={fs_hz!r} found, a positive rate in Hz wanted")
     if not 0 <= start_s < len(signal_mv) / fs_hz:
@@ -112,15 +121,13 @@ def ecg_paper(
         figure = plt.figure(figsize=size, layout="none")
         ax = figure.add_axes((0, 0, 1, 1))
     _rule(ax, (GRID, GRID_BOLD, PAPER) if relevance is None else _NEUTRAL)
-    for row in range(4):
-        base = (3 - row) * _ROW_MM
+    strip = "II" if "II" in leads else leads[0]
+    for row in range(_ROWS + 1):
+        base = (_ROWS - row) * _ROW_MM
         _pulse(ax, base)
-        for column, names in enumerate(_COLUMNS):
-            if row == 3 and column:
-                break
-            name = "II" if row == 3 else names[row]
-            lead = index(name)[0]
-            start, end = (0, 250) if row == 3 else (62.5 * column, 62.5 * (column + 1))
+        for column, name in enumerate([strip] if row == _ROWS else leads[row::_ROWS]):
+            lead = leads.index(name)
+            start, end = (0, 250) if row == _ROWS else (62.5 * column, 62.5 * (column + 1))
             shown = (time_mm >= start) & (time_mm < end)
             trace = base + MM_PER_MV * signal_mv[shown, lead]
             ax.plot(time_mm[shown], trace, color=INK, linewidth=0.9, solid_joinstyle="round")
@@ -139,7 +146,7 @@ def ecg_paper(
 
 
 def _boxes(relevance, shape, part, fs_hz, limit) -> tuple[np.ndarray, Normalize]:
-    """Return the sums over each millimeter, shape (millimeters, 12), and their scale."""
+    """Return the sums over each millimeter, shape (millimeters, leads), and their scale."""
     relevance = np.asarray(relevance)
     if relevance.shape != shape:
         raise ValueError(
@@ -150,7 +157,7 @@ def _boxes(relevance, shape, part, fs_hz, limit) -> tuple[np.ndarray, Normalize]
         raise ValueError("relevance that is not finite found, numbers wanted; 0 at padding")
     relevance = relevance[part]
     box = np.floor(np.arange(len(relevance)) / fs_hz * MM_PER_S + 1e-6).astype(int)
-    boxes = np.zeros((box[-1] + 1, len(LEADS)))
+    boxes = np.zeros((box[-1] + 1, shape[1]))
     np.add.at(boxes, box, relevance)
     if limit is None:
         limit = np.abs(boxes).max() or 1.0  # nothing to color

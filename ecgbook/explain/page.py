@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..leads import LEADS
 from ..plots import AGAINST, FOR, INK, MM_PER_S, PAGE_MM, ecg_paper
 
 _HEAD_MM, _PANEL_MM, _BEATS_MM = 16.0, 62.0, 30.0  # above the paper, to its right, below it
@@ -72,8 +71,8 @@ def explanation_page(
     size = (right - left) / 25.4, (high - low) / 25.4
     ax = plt.figure(figsize=size, layout="none").add_axes((0, 0, 1, 1))
     signal_mv = np.where(explanation.mask[:, None], explanation.signal_mv, np.nan)
-    shown = {"relevance": explanation.relevance, "limit": limit, "ax": ax}
-    ecg_paper(signal_mv, explanation.fs_hz, start_s - begin_s, **shown)
+    shown = {"relevance": explanation.relevance, "limit": limit, "leads": explanation.leads}
+    ecg_paper(signal_mv, explanation.fs_hz, start_s - begin_s, ax=ax, **shown)
     ax.set(xlim=(left, right), ylim=(low, high))
     ax.add_patch(plt.Rectangle((left, low), right - left, high - low, color="white", zorder=-1))
     title = _minus(f"What the model used for {explanation.target}") if title is None else title
@@ -87,7 +86,10 @@ def explanation_page(
 
 
 def _lead_bars(ax: Axes, explanation) -> None:
-    rows = [*zip(LEADS, explanation.per_lead(), strict=True), ("biases", explanation.bias)]
+    rows = [
+        *zip(explanation.leads, explanation.per_lead(), strict=True),
+        ("biases", explanation.bias),
+    ]
     longest = max(abs(value) for _, value in rows) or 1.0
     x, top = PAGE_MM[1] + 34, PAGE_MM[3] - 7
     style = {"color": INK, "fontsize": 10, "va": "center"}
