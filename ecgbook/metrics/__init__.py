@@ -1,6 +1,13 @@
 """Scores, their intervals, and what a comparison shows."""
 
-from .intervals import Interval, add_seeds, bootstrap, format_interval, paired_bootstrap
+from .intervals import (
+    FewGroupsWarning,
+    Interval,
+    add_seeds,
+    bootstrap,
+    format_interval,
+    paired_bootstrap,
+)
 from .scores import (
     CHALLENGE_WEIGHTS,
     AbsentClassWarning,
@@ -26,6 +33,7 @@ __all__ = [
     "ece",
     "f1",
     "macro",
+    "FewGroupsWarning",
     "Interval",
     "add_seeds",
     "bootstrap",

@@ -25,6 +25,11 @@ _RANGES = dict.fromkeys((auroc, auprc, f1, ece, brier), (0.0, 1.0))
 _RANGES[challenge_score] = (-np.inf, 1.0)
 _ANY = (-np.inf, np.inf)
 _CELLS_AT_ONCE = 2_000_000  # draws x records held in memory by a bootstrap
+_MIN_GROUPS = 10  # of fewer, draws are too much alike
+
+
+class FewGroupsWarning(UserWarning):
+    """There are too few patients (groups) for an interval that covers what it says."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Interval:
     level : float
         Nominal coverage, such as 0.95.
     n_draws : int
-        Draws asked for.
+        Draws asked for; 0 where there was but one group to draw.
     n_used : int or ndarray, shape (k,)
         Draws in which the metric was defined. The others are left out of the interval.
     by_seed : ndarray, shape (seeds,) or (seeds, k)
@@ -94,9 +99,7 @@ class Interval:
                 AbsentClassWarning,
                 stacklevel=4,
             )
-        pairs = zip(
-            by_seed.reshape(len(by_seed), -1).T, draws.reshape(len(draws), -1).T, strict=True
-        )
+        pairs = zip(*(each.reshape(-1, value.size).T for each in (by_seed, draws)), strict=True)
         bounds = [np.clip(_bounds(*pair, level), *within) for pair in pairs]
         low, high = np.transpose(bounds).reshape(2, *value.shape)
         if value.ndim == 0:
@@ -195,7 +198,8 @@ def bootstrap(
     Returns
     -------
     Interval
-        Of the mean over the seeds. An `AbsentClassWarning` says how many draws were left out.
+        Of the mean over the seeds. An `AbsentClassWarning` says how many draws were left out, a
+        `FewGroupsWarning` that there are fewer than ten groups; of one group, there are no bounds.
 
     Raises
     ------
@@ -278,7 +282,7 @@ def paired_bootstrap(
     -------
     Interval
         Of b - a: above 0 where b is better, for a metric of which more is better; `verdict` says
-        so in a word.
+        so in a word. It warns as `bootstrap` does.
 
     Raises
     ------
@@ -309,8 +313,18 @@ def _checked(y, p, mask) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
 
 def _scored(metric, y, scores, mask, groups, n_draws, seed) -> tuple[np.ndarray, np.ndarray]:
     """Score all records, (seeds,) or (seeds, k), and every draw, (seeds, n_draws[, k])."""
+    n_groups = _group_numbers(groups, len(y))[1]
+    if n_groups < _MIN_GROUPS:
+        short = "there is no interval of one" if n_groups == 1 else "the interval is too narrow"
+        warnings.warn(
+            f"number of groups (patients) {n_groups} found, {_MIN_GROUPS} or more wanted: {short}; "
+            "test on more patients, or report the value alone",
+            FewGroupsWarning,
+            stacklevel=3,
+        )
     values = np.array([np.asarray(metric(y, p, mask=mask), np.float64) for p in scores])
-    return values, np.stack(_replicates(metric, y, scores, mask, groups, n_draws, seed))
+    draws = np.stack(_replicates(metric, y, scores, mask, groups, n_draws, seed))
+    return values, draws if n_groups > 1 else draws[:, :0]  # those of one group are all alike
 
 
 def _interval(by_seed, draws, average, level, within=_ANY) -> Interval:

@@ -50,7 +50,7 @@ def auroc(
     p : ndarray, shape (n, k)
         Scores, higher for positives; any finite numbers.
     mask : ndarray, shape (n, k), bool, optional
-        True where a label counts.
+        True where a label counts. What `y` and `p` hold elsewhere is not looked at.
     weights : ndarray, shape (n,) or (draws, n), optional
         How much each record counts, 0 or more; 1, if omitted. A record of weight 2 counts as two.
 
@@ -66,7 +66,7 @@ def auroc(
     """
     y, p, mask = check(y, p, mask)
     if weights is None:
-        values = _per_class(roc_auc_score, y, p, mask, needs_negatives=True)
+        values = _per_class(roc_auc_score, y, p, mask)
     else:
         values = _weighted(_roc_area, y, p, mask, weights)
     _warn_absent(np.isnan(values), "positives or no negatives")
@@ -89,14 +89,15 @@ def auprc(
     Returns
     -------
     ndarray, shape (k,) or (draws, k), float64
-        NaN, with an `AbsentClassWarning`, for a class without positives.
+        NaN, with an `AbsentClassWarning`, for a class without positives, or without negatives:
+        there it would be 1 whatever the scores are.
     """
     y, p, mask = check(y, p, mask)
     if weights is None:
         values = _per_class(average_precision_score, y, p, mask)
     else:
         values = _weighted(_precision_area, y, p, mask, weights)
-    _warn_absent(np.isnan(values), "positives")
+    _warn_absent(np.isnan(values), "positives or no negatives")
     return values
 
 
@@ -336,6 +337,7 @@ def check(y, p, mask, probabilities=False):
     -------
     y : ndarray, shape (n, k), bool
     p : ndarray, shape (n, k), float64
+        Both 0 where the mask is False.
     mask : ndarray, shape (n, k), bool
 
     Raises
@@ -351,8 +353,15 @@ def check(y, p, mask, probabilities=False):
         )
     if p.shape != y.shape:
         raise ValueError(f"p of shape {p.shape} found, the shape of y {y.shape} wanted")
-    if y.dtype.kind not in "biuf" or not np.isin(y, (0, 1)).all():
-        odd = y[~np.isin(y, (0, 1))][:1] if y.dtype.kind in "biuf" else y.dtype
+    mask = np.ones(y.shape, dtype=bool) if mask is None else np.asarray(mask)
+    if mask.shape != y.shape or mask.dtype != bool:
+        raise ValueError(
+            f"mask of shape {mask.shape} and dtype {mask.dtype} found, {y.shape} and bool wanted"
+        )
+    numeric = y.dtype.kind in "biuf"
+    y, p = np.where(mask, y, 0) if numeric else y, np.where(mask, p, 0.0)
+    if not (numeric and np.isin(y, (0, 1)).all()):
+        odd = y[~np.isin(y, (0, 1))][:1] if numeric else y.dtype
         raise ValueError(f"label {odd} found in y, 0 or 1 wanted (use mask for doubtful labels)")
     if not np.isfinite(p).all():
         row, column = np.argwhere(~np.isfinite(p))[0]
@@ -360,11 +369,6 @@ def check(y, p, mask, probabilities=False):
     if probabilities and (p.min() < 0 or p.max() > 1):
         odd = p.min() if p.min() < 0 else p.max()
         raise ValueError(f"probability {odd} found in p, 0 to 1 wanted (logits need a sigmoid)")
-    mask = np.ones(y.shape, dtype=bool) if mask is None else np.asarray(mask)
-    if mask.shape != y.shape or mask.dtype != bool:
-        raise ValueError(
-            f"mask of shape {mask.shape} and dtype {mask.dtype} found, {y.shape} and bool wanted"
-        )
     return y.astype(bool), p, mask
 
 
@@ -402,11 +406,11 @@ def _warn_absent(absent, what, then="its value is NaN") -> None:
         warnings.warn(text, AbsentClassWarning, stacklevel=3)
 
 
-def _per_class(score, y, p, mask, needs_negatives=False) -> np.ndarray:
+def _per_class(score, y, p, mask) -> np.ndarray:
     values = np.full(y.shape[1], np.nan)
     for column in range(y.shape[1]):
         truth = y[mask[:, column], column]
-        if truth.any() and not (needs_negatives and truth.all()):
+        if truth.any() and not truth.all():
             values[column] = score(truth, p[mask[:, column], column])
     return values
 
@@ -429,10 +433,11 @@ def _roc_area(hits, calls) -> np.ndarray:
 
 
 def _precision_area(hits, calls) -> np.ndarray:
-    """Average precision (draws,) of one class, NaN without positives."""
+    """Average precision (draws,) of one class, NaN without positives or negatives."""
     precision = _divided(hits, calls, calls > 0, otherwise=0.0)
     area = (np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1)
-    return _divided(area, hits[:, -1], hits[:, -1] > 0)
+    positives = hits[:, -1]
+    return _divided(area, positives, (positives > 0) & (calls[:, -1] > positives))
 
 
 def _divided(over, under, defined, otherwise=np.nan) -> np.ndarray:

@@ -445,10 +445,9 @@ def small_experiment(scripts, model, bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(explain.run_ladder, "trained_on_synthetic", lambda *_: bundle)
     monkeypatch.setattr(scripts.explain_scores, "N_DRAWS", 40)
     monkeypatch.setattr(explain, "BASELINES", dict.fromkeys(("random", "gradient x input")))
-    records = [
-        long_record(scripts.ludb.Marked, labels("SR")),
-        long_record(scripts.ludb.Marked, labels("AF"), "no P wave", SHAPE[1:]),
-    ]
+    one = long_record(scripts.ludb.Marked, labels("SR"))
+    other = long_record(scripts.ludb.Marked, labels("AF"), "no P wave", SHAPE[1:])
+    records = [one, replace(other, signal_mv=-other.signal_mv)]  # equal signals: one patient
     source = {
         "localization": partial(explain.choose, ("PAC", "PVC"), 1),
         "intervals": lambda: explain.prepared(records),

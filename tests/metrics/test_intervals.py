@@ -1,6 +1,7 @@
 """Intervals: oracles are scikit-learn and slow loops written from the formulas."""
 
 import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scores import EXACT, kept, simulated
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from ecgbook import metrics
-from ecgbook.metrics import AbsentClassWarning, bootstrap, paired_bootstrap
+from ecgbook.metrics import AbsentClassWarning, FewGroupsWarning, bootstrap, paired_bootstrap
 from ecgbook.metrics import intervals as resampling
 
 
@@ -226,6 +227,40 @@ def test_draws_without_a_class_are_left_out_and_counted(metric):
         mean = bootstrap(metric, y, p, n_draws=100, average=True)
     assert mean.n_used == defined[:, [0, 1, 2, 4]].all(axis=1).sum()
     assert mean.value == pytest.approx(np.nanmean(found.value))
+
+
+def test_few_patients_are_told_and_one_has_no_interval():
+    y, p, mask = simulated(80)
+    groups = np.arange(80) % 9
+    options = {"mask": mask, "n_draws": 20, "groups": groups}
+    f1 = functools.partial(metrics.f1, thresholds=0.5)
+    challenge = functools.partial(metrics.challenge_score, thresholds=0.5)
+    with pytest.warns(
+        FewGroupsWarning, match=r"groups \(patients\) 9 found, 10 or more wanted"
+    ) as caught:
+        assert np.isfinite(bootstrap(f1, y, p, **options).low).all()
+    assert [each.filename for each in caught] == [__file__]
+    with pytest.warns(FewGroupsWarning, match="9 found"):
+        paired_bootstrap(f1, y, p, p / 2, **options)
+    with pytest.warns(FewGroupsWarning, match="9 found"):
+        bootstrap(metrics.brier, y[:9], p[:9], n_draws=20)
+    one = options | {"groups": ["a"] * 80}
+    with pytest.warns(
+        FewGroupsWarning, match=r"groups \(patients\) 1 found.* no interval of one"
+    ) as caught:
+        alone = bootstrap(f1, y, p, **one)
+        seeds = bootstrap(challenge, y, [p, p / 2], **one)
+        paired = paired_bootstrap(f1, y, p, p / 2, average=True, **one)
+    assert {each.category for each in caught} == {FewGroupsWarning}
+    np.testing.assert_array_equal(alone.value, f1(y, p, mask=mask))
+    assert seeds.n_used == seeds.n_draws == 0
+    for found in (alone, alone.average(), seeds, paired):
+        assert np.isfinite(found.value).all()
+        assert np.isnan(found.low).all() and np.isnan(found.high).all()
+    assert metrics.verdict(paired) == metrics.NOT_SHOWN
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bootstrap(f1, y, p, **options | {"groups": np.arange(80) % 10})
 
 
 def test_interval_prints_value_and_bounds():

@@ -160,14 +160,26 @@ def test_absent_class_is_nan_and_named_never_zero():
             assert np.isnan(metric(y, p, mask=mask)).tolist() == [False] * 4 + [True]
     with pytest.warns(AbsentClassWarning, match="column 2, 4 .* set to 0.5"):
         assert metrics.best_thresholds(y, p, mask)[[2, 4]].tolist() == [0.5, 0.5]
-    with pytest.warns(AbsentClassWarning, match="no negatives"):
-        assert np.isnan(metrics.auroc(np.ones((3, 1)), p[:3, :1])).all()
     with pytest.warns(AbsentClassWarning, match="no rhythm but SR"):
         only_sr = np.tile([1, 0, 0, 0, 0], (50, 1))
         assert np.isnan(metrics.challenge_score(only_sr, p, 0.5))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         metrics.macro(np.array([0.0, 0.5]))
+
+
+@pytest.mark.parametrize("metric", [metrics.auroc, metrics.auprc])
+@pytest.mark.parametrize("weights", [None, np.arange(50.0), np.ones((3, 50))])
+def test_a_class_of_positives_only_has_no_area_and_no_part_in_the_mean(metric, weights):
+    y, p, mask = simulated(50)
+    y[mask[:, 1], 1] = 1  # a negative that does not count is none
+    with pytest.warns(AbsentClassWarning, match="column 1 has no positives or no negatives"):
+        values = metric(y, p, mask, weights)
+    assert np.isnan(values).any(axis=tuple(range(values.ndim - 1))).tolist() == [
+        False, True, False, False, False,
+    ]  # fmt: skip
+    with pytest.warns(AbsentClassWarning, match="mean over 4 of 5 classes: column 1"):
+        assert metrics.macro(np.atleast_2d(values)[0]) < 1
 
 
 Y, P, M = simulated(10)
@@ -217,11 +229,8 @@ def test_weights_do_what_scikit_learn_s_sample_weights_do_under_ties(data):
     p = rng.integers(levels, size=n) / 7
     mask = rng.random(n) < 0.8
     counts = rng.multinomial(n, np.full(n, 1 / n), size=3)
-    oracles = {
-        metrics.auroc: (roc_auc_score, True),
-        metrics.auprc: (average_precision_score, False),
-    }
-    for fast, (slow, needs_negatives) in oracles.items():
+    oracles = {metrics.auroc: roc_auc_score, metrics.auprc: average_precision_score}
+    for fast, slow in oracles.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AbsentClassWarning)
             found = fast(y[:, None], p[:, None], mask[:, None], weights=counts)
@@ -229,7 +238,7 @@ def test_weights_do_what_scikit_learn_s_sample_weights_do_under_ties(data):
         np.testing.assert_allclose(one, found[0], **EXACT)
         for [value], weight in zip(found, counts * mask, strict=True):
             drawn = y[weight > 0]
-            if drawn.any() and not (needs_negatives and drawn.all()):
+            if drawn.any() and not drawn.all():
                 wanted = slow(y[mask], p[mask], sample_weight=weight[mask])
                 assert value == pytest.approx(wanted, abs=1e-12)
             else:
@@ -244,6 +253,19 @@ ALL = {
     "ece": metrics.ece,
     "brier": metrics.brier,
 }
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_the_mask_leaves_out_is_not_looked_at(name):
+    y, p, mask = simulated(80)
+    wanted = ALL[name](y, p, mask=mask)
+    for odd in (np.nan, -np.inf, 7.0):
+        labels, scores = np.where(mask, y, odd), np.where(mask, p, odd)
+        np.testing.assert_array_equal(ALL[name](labels, scores, mask=mask), wanted)
+        drawn = ALL[name](labels, scores, mask=mask, weights=np.ones((2, 80)))
+        np.testing.assert_allclose(drawn, [wanted, wanted], **EXACT)
+        chosen = metrics.best_thresholds(labels, scores, mask)
+        np.testing.assert_array_equal(chosen, metrics.best_thresholds(y, p, mask))
 
 
 @pytest.mark.parametrize("name", ALL)
