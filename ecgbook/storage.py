@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, whenever the program is stopped."""
+"""Files that are either whole or not there, and folders that one program at a time writes to."""
 
 from __future__ import annotations
 
@@ -9,14 +9,88 @@ import importlib
 import json
 import math
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
 import numpy as np
 import safetensors
 import safetensors.torch
+from filelock import FileLock, Timeout
 from torch import Tensor
+
+
+@contextlib.contextmanager
+def folder_lock(folder: str | Path, name: str = ".lock") -> Iterator[None]:
+    """Keep a folder to one writer at a time.
+
+    The operating system holds the lock: it ends with the process, however that ends, even where
+    the lock's file stays. A disk that knows no locks gives none.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made, if it is not there.
+    name : str
+        Of the lock's file. What writes other files to the same folder may have another one.
+
+    Raises
+    ------
+    BlockingIOError
+        If another writer holds the lock: an OSError that names the folder and the process.
+    """
+    folder = Path(folder)
+    lock = FileLock(folder / name, timeout=0)
+    owner = folder / f"{name}.owner"  # a file of its own: Windows reads none that is locked
+    try:
+        with contextlib.suppress(NotImplementedError):
+            lock.acquire()
+    except Timeout as error:
+        who = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
+        raise BlockingIOError(
+            f"{folder}: another process ({who}) is writing here; wait until it has ended, or use "
+            "another folder"
+        ) from error
+    try:
+        owner.write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a name to write a file under; it gets its own in one step, once it is whole.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its folder is made, if it is not there; an old file stays until the end.
+
+    Yields
+    ------
+    Path
+        Where to write. Nothing is left there if the block does not end.
+
+    Raises
+    ------
+    OSError
+        If it could not be written, as on a full disk.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise OSError(
+            f"{path}: the file could not be written ({error}); make room on the disk, or write to "
+            "another folder"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor], header: dict) -> Path:
@@ -32,49 +106,18 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], header: dict
     Returns
     -------
     Path
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
-    part = path.with_name(f"{path.name}.part")
-    try:
-        safetensors.torch.save_file(tensors, part, metadata={"json": to_json(header)})
-        with part.open("r+b") as file:  # Windows syncs no file that is open for reading only
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-@contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone; a process that dies lets go of it.
-
-    Parameters
-    ----------
-    folder : Path
-        It is there. A file ``.lock`` lies in it meanwhile.
 
     Raises
     ------
     OSError
-        If another process holds it.
+        If it could not be written, as on a full disk; an old file is as it was.
     """
-    path = folder / ".lock"
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise OSError(
-            f"{folder}: another process that writes here found, none wanted; wait for it, or use "
-            "another folder"
-        ) from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.release()
+    tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+    with whole_file(path) as part:
+        safetensors.torch.save_file(tensors, part, metadata={"json": to_json(header)})
+        with part.open("r+b") as file:  # Windows syncs no file that is open for reading only
+            os.fsync(file.fileno())
+    return Path(path)
 
 
 def check_room(folder: Path, n_bytes: int) -> None:
@@ -152,17 +195,16 @@ def write_json(path: str | Path, content: dict) -> Path:
     Returns
     -------
     Path
+
+    Raises
+    ------
+    OSError
+        If it could not be written, as on a full disk; an old file is as it was.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
     text = json.dumps(_plain(content), indent=1, allow_nan=False)
-    try:
+    with whole_file(path) as part:
         part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def version() -> str:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -35,6 +37,79 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         storage.write_safetensors(path, {"a": torch.ones(2)}, {"run": 2})
     assert storage.read_safetensors(path)[1] == {"run": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: storage.write_safetensors(path, {"a": torch.ones(9000)}, {}),
+        lambda path: storage.write_json(path, {"a": [1] * 9000}),
+    ],
+)
+def test_a_full_disk_is_said_in_a_sentence_and_nothing_is_left(tmp_path, write):
+    resource = pytest.importorskip("resource", reason="no limits on Windows")
+    path = tmp_path / "x"
+    path.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written .*; make room") as error:
+            write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_folder_has_one_writer_at_a_time_and_the_second_is_told_who(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    told = f"{folder}: another process (pid {os.getpid()} on "
+    with storage.folder_lock(folder), storage.folder_lock(folder, name=".other"):
+        for _ in range(2):
+            with pytest.raises(BlockingIOError) as error, storage.folder_lock(folder):
+                pytest.fail("not to be reached")
+            assert str(error.value).startswith(told), "also after others were refused"
+        (folder / ".lock.owner").unlink()  # not written yet
+        with pytest.raises(BlockingIOError, match="unknown"), storage.folder_lock(folder):
+            pytest.fail("not to be reached")
+    with pytest.raises(KeyError), storage.folder_lock(folder):
+        raise KeyError
+    with storage.folder_lock(folder):
+        pass
+    assert {path.name for path in folder.iterdir()} <= {".lock", ".other"}  # both empty
+
+
+def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "from ecgbook import storage\n"
+        "with storage.folder_lock(sys.argv[1]):\n"
+        "    print('locked', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    repository = os.path.dirname(os.path.dirname(storage.__file__))
+    arguments = [sys.executable, "-c", program, str(tmp_path), repository]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(arguments, **pipes) as run:
+        try:
+            assert run.stdout.readline().strip() == b"locked"
+            message = f"pid {run.pid} on .* is writing here; wait until it has ended, or use"
+            with pytest.raises(OSError, match=message), storage.folder_lock(tmp_path):
+                pytest.fail("not to be reached")
+        finally:
+            run.kill()
+    assert (tmp_path / ".lock.owner").is_file()
+    with storage.folder_lock(tmp_path):
+        assert str(os.getpid()) in (tmp_path / ".lock.owner").read_text()
+
+
+def test_a_disk_without_locks_gives_none(tmp_path, monkeypatch):
+    def without(self):
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr(storage.FileLock, "_acquire", without)
+    with storage.folder_lock(tmp_path), storage.folder_lock(tmp_path):
+        assert (tmp_path / ".lock.owner").is_file()
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
