@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..models import (
     SSD,
     Attend,
+    DepthwiseConv,
     Gate,
     Mamba,
     Mamba2,
@@ -205,6 +206,7 @@ MAMBA_LRP = Rules(
         SelectiveScan: _scan,
         Attend: _attend,
         nn.Conv1d: gamma(0.25),
+        DepthwiseConv: plain,
         nn.Linear: plain,
         nn.ReLU: plain,
         nn.Dropout: plain,

@@ -11,7 +11,7 @@ from .classifiers import (
     EnhancedECGMamba2,
     TokenClassifier,
 )
-from .convolution import causal_conv, centered_conv
+from .convolution import DepthwiseConv, causal_conv, centered_conv
 from .frontend import ConvStem, LeadBranches
 from .layers import (
     SSD,
@@ -37,6 +37,7 @@ __all__ = [
     "Scale",
     "SelectiveScan",
     "rms_norm",
+    "DepthwiseConv",
     "causal_conv",
     "centered_conv",
     "ConvStem",

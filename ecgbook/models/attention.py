@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .layers import FeedForward, RMSNorm
+from .layers import FeedForward, RMSNorm, check_tokens
 
 
 class Attend(nn.Module):
@@ -75,7 +75,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         if n_heads < 1 or d_model % n_heads:
             raise ValueError(f"n_heads={n_heads} found, a divisor of d_model={d_model} wanted")
-        self.n_heads = n_heads
+        self.d_model, self.n_heads = d_model, n_heads
         self.norm = RMSNorm(d_model)
         self.in_proj = nn.Linear(d_model, 3 * d_model)
         self.attend = Attend()
@@ -94,7 +94,13 @@ class SelfAttention(nn.Module):
         Returns
         -------
         Tensor, shape (batch, tokens, d_model)
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit, naming the shape found and the shape wanted.
         """
+        check_tokens(x, mask, self.d_model)
         h = self.attend(*self.heads(x), mask)
         return self.feed_forward(x + self.out_proj(h.transpose(1, 2).flatten(2)))
 

@@ -11,11 +11,53 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..scan import plain_backward
 
 ROWS = 32  # steps that are multiplied at once on a CPU: their windows stay in the cache
+
+
+class DepthwiseConv(nn.Conv1d):
+    """`causal_conv` or `centered_conv` as a layer; parameters and state are those of ``Conv1d``.
+
+    Parameters
+    ----------
+    channels : int
+        Channels, each with a kernel of its own.
+    width : int
+        Steps that a kernel covers; odd if `centered`.
+    centered : bool
+        Cover as many steps behind as ahead, rather than the present and the past.
+    """
+
+    def __init__(self, channels: int, width: int, centered: bool = False):
+        super().__init__(channels, channels, width, groups=channels)
+        self.centered = centered
+
+    def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
+        """Convolve over time.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, length, channels), float
+        reverse : bool
+            Let time run backward.
+
+        Returns
+        -------
+        Tensor, shape (batch, length, channels)
+            In the dtype of `x`.
+
+        Raises
+        ------
+        ValueError
+            As `causal_conv` and `centered_conv` do.
+        """
+        weight = self.weight[:, 0]
+        if self.centered:
+            return centered_conv(x, weight.flip(1) if reverse else weight, self.bias)
+        return causal_conv(x, weight, self.bias, reverse=reverse)
 
 
 def causal_conv(

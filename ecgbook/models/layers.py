@@ -13,8 +13,33 @@ import torch.distributed
 from torch import Tensor, nn
 
 from .. import scan
+from ..checks import check_batch
 
 BLOCK_CELLS = 100_000  # of `rms_norm`: computed at once on a CPU
+
+
+def check_tokens(x: Tensor, mask: Tensor | None, d_model: int) -> None:
+    """Refuse tokens of another shape or kind, or a mask that does not belong to them.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, length, d_model), float
+        At least one token.
+    mask : Tensor, shape (batch, length), bool, or None
+        True where the token sees signal.
+    d_model : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `ecgbook.checks.check_batch`; also if there is no token.
+    """
+    if isinstance(x, Tensor) and x.ndim == 3 and not x.numel():
+        raise ValueError(
+            f"tokens of shape {tuple(x.shape)} found, (batch, length, {d_model}), none of them 0, "
+            "wanted"
+        )
+    check_batch(x, mask, d_model, "tokens")
 
 
 class Scale(nn.Module):
@@ -162,7 +187,11 @@ class RMSNorm(nn.Module):
         self.eps, self.n_groups = eps, n_groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``x (..., d)``."""
+        """Normalize ``x (..., d)``; another last axis is refused."""
+        if x.shape[-1:] != self.weight.shape:
+            d = len(self.weight)
+            hint = "; transpose the last two axes" if d in x.shape[-2:] else ""
+            raise ValueError(f"x of shape {tuple(x.shape)} found, (..., {d}) wanted{hint}")
         if self.n_groups == 1:
             return rms_norm(x, self.weight, self.eps)
         parts = x.unflatten(-1, (self.n_groups, -1))

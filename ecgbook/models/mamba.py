@@ -26,14 +26,14 @@ D             skip connection: a number a channel, or a head
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import check_batch
-from .convolution import causal_conv, centered_conv
-from .layers import SSD, Gate, RMSNorm, SelectiveScan
+from .convolution import DepthwiseConv
+from .layers import SSD, Gate, RMSNorm, SelectiveScan, check_tokens
 
 
 class Mamba(nn.Module):
@@ -68,10 +68,10 @@ class Mamba(nn.Module):
     ):
         super().__init__()
         d_inner = expand * d_model
-        self.d_model, self.d_state = d_model, d_state
+        self.d_model, self.d_inner, self.d_state = d_model, d_inner, d_state
         self.dt_rank = math.ceil(d_model / 16) if dt_rank is None else dt_rank
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
-        self.conv1d = _conv(d_inner, d_conv)
+        self.conv1d = DepthwiseConv(d_inner, d_conv)
         self.act = nn.SiLU()
         self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, d_inner)
@@ -106,7 +106,7 @@ class Mamba(nn.Module):
             If a shape does not fit, naming the shape found and the shape wanted.
         """
         h = _only_signal(h, mask, self.d_model)
-        x, z = (F.linear(h, weight) for weight in self.in_proj.weight.chunk(2))  # (b, l, d_inner)
+        x, z = _project(self.in_proj, h, [self.d_inner, self.d_inner])  # twice (b, l, d_inner)
         return self.out_proj(self.gate(self._mix(x, mask, reverse), z))
 
     def _mix(self, x: Tensor, mask: Tensor | None, reverse: bool) -> Tensor:
@@ -115,10 +115,13 @@ class Mamba(nn.Module):
 
     def _select(self, x, mask, reverse, conv1d, x_proj, dt_proj):
         """Let the input choose what the scan works with: u, dt, B and C."""
-        u = self.act(causal_conv(x, conv1d.weight[:, 0], conv1d.bias, reverse=reverse))
+        u = self.act(conv1d(x, reverse=reverse))
         dt, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], -1)
-        dt = self.softplus(_exact(F.linear(dt, dt_proj.weight)) + _exact(dt_proj.bias))
-        return u, _stand_still(dt, mask), B, C
+        if _is_bare(dt_proj):  # no half precision rounds the bias
+            dt = _exact(F.linear(dt, dt_proj.weight)) + _exact(dt_proj.bias)
+        else:
+            dt = _exact(dt_proj(dt))
+        return u, _stand_still(self.softplus(dt), mask), B, C
 
     def _scan(self, chosen, A_log, D, reverse):
         u, dt, B, C = chosen
@@ -144,7 +147,7 @@ class _Mamba2(nn.Module):
         self.inner = [d_inner] + 2 * self.directions * [n_groups * d_state]  # x, then B, C in turn
         self.outer = [d_inner, sum(self.inner), self.directions * heads]  # z, xBC, dt
         self.in_proj = nn.Linear(d_model, sum(self.outer), bias=False)
-        self.conv1d = _conv(sum(self.inner), d_conv)
+        self.conv1d = DepthwiseConv(sum(self.inner), d_conv, centered=self.directions == 2)
         self.act = nn.SiLU()
         self.softplus = nn.Softplus()
         self.dt_bias = _undecayed(_initial_dt_bias(heads))
@@ -158,9 +161,7 @@ class _Mamba2(nn.Module):
     def _enter(self, h: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return z, xBC and the step sizes of each direction (batch, length, directions, heads)."""
         h = _only_signal(h, mask, self.d_model)
-        # Three products: none of them has to be cut up and copied, and the wide ones keep a
-        # width that matrix units like.
-        z, xBC, dt = (F.linear(h, weight) for weight in self.in_proj.weight.split(self.outer))
+        z, xBC, dt = _project(self.in_proj, h, self.outer)
         dt = _exact(dt).unflatten(-1, (self.directions, self.heads)) + _exact(self.dt_bias)
         return z, xBC, _stand_still(self.softplus(dt), mask)
 
@@ -218,8 +219,7 @@ class Mamba2(_Mamba2):
     def forward(self, h: Tensor, mask: Tensor | None = None, reverse: bool = False) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
         z, xBC, dt = self._enter(h, mask)  # (b, l, d_inner), (b, l, inner), (b, l, 1, heads)
-        weight, bias = self.conv1d.weight[:, 0], self.conv1d.bias
-        xBC = self.act(causal_conv(xBC, weight, bias, reverse=reverse))
+        xBC = self.act(self.conv1d(xBC, reverse=reverse))
         x, B, C = xBC.split(self.inner, -1)  # (b, l, d_inner), twice (b, l, groups * d_state)
         y = self._scan(x, dt[:, :, 0], B, C, _exact(self.D), reverse)  # (b, l, d_inner)
         return self._leave(y, z)  # (b, l, d_model)
@@ -271,7 +271,7 @@ class SharedMamba2(_Mamba2):
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
         z, xBC, dt = self._enter(h, mask)
-        xBC = self.act(centered_conv(xBC, self.conv1d.weight[:, 0], self.conv1d.bias))
+        xBC = self.act(self.conv1d(xBC))
         x, B, C, B_b, C_b = xBC.split(self.inner, -1)
         y = self._scan(x, dt[:, :, 0], B, C, _exact(self.D), False)
         y = y + self._scan(x, dt[:, :, 1], B_b, C_b, None, True)
@@ -302,6 +302,7 @@ class Unidirectional(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform tokens ``x (batch, length, d_model)``; mask and errors as for `Mamba`."""
+        check_tokens(x, mask, self.mixer.d_model)
         return x + self.mixer(self.norm(x), mask)
 
 
@@ -334,7 +335,7 @@ class Bidirectional(nn.Module):
         if d_conv is None:
             d_conv = 7 if shared else 4
         sizes = d_model, d_state, head_dim, expand, d_conv, n_groups
-        self.shared = shared
+        self.d_model, self.shared = d_model, shared
         self.norm = RMSNorm(d_model)
         if shared:
             self.mixer = SharedMamba2(*sizes)
@@ -344,6 +345,7 @@ class Bidirectional(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform tokens ``x (batch, length, d_model)``; mask and errors as for `Mamba`."""
+        check_tokens(x, mask, self.d_model)
         h = self.norm(x)
         if self.shared:
             return x + self.mixer(h, mask)
@@ -351,9 +353,22 @@ class Bidirectional(nn.Module):
         return x + self.fuse(torch.cat(both, -1))
 
 
-def _conv(channels: int, width: int) -> nn.Conv1d:
-    """Hold a depthwise convolution's parameters; `ecgbook.models` applies them."""
-    return nn.Conv1d(channels, channels, width, groups=channels)
+def _project(linear: nn.Module, h: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """Apply a linear layer and split what comes out, by separate products where none can tell.
+
+    None of these has to be cut up and copied, and the wide ones keep a width that matrix units
+    like.
+    """
+    if _is_bare(linear) and linear.bias is None:
+        return [F.linear(h, weight) for weight in linear.weight.split(sizes)]
+    return linear(h).split(sizes, -1)
+
+
+def _is_bare(linear: nn.Module) -> bool:
+    """Say whether a layer is PyTorch's own, and no hook or rule waits for its call."""
+    own = vars(linear)
+    hooks = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
+    return type(linear) is nn.Linear and "forward" not in own and not any(own[h] for h in hooks)
 
 
 def _initial_dt_bias(n: int) -> Tensor:
@@ -377,7 +392,7 @@ def _rates(A_log: Tensor) -> Tensor:
 
 
 def _only_signal(h: Tensor, mask: Tensor | None, d_model: int) -> Tensor:
-    check_batch(h, mask, d_model, "tokens")
+    check_tokens(h, mask, d_model)
     if mask is None:
         return h
     return h.masked_fill(~mask[..., None], 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .layers import RMSNorm
+from .layers import RMSNorm, check_tokens
 from .mamba import Mamba
 
 DIRECTIONS = ("none", "v1", "v2")
@@ -109,4 +109,5 @@ class VisionMambaBlock(nn.Module):
         -------
         Tensor, shape (batch, length, d_model)
         """
+        check_tokens(x, mask, self.mixer.d_model)
         return x + self.mixer(self.norm(x), mask)

@@ -15,6 +15,7 @@ from ecgbook.models import (
     Bidirectional,
     ConvBlock,
     ConvStem,
+    DepthwiseConv,
     EnhancedECGMamba2,
     FeedForward,
     Gate,
@@ -411,6 +412,34 @@ def test_rules_can_be_switched_off_and_replaced():
     x, model = signal(), build("the whole")
     as_dict = propagate(model, [x], dict(MAMBA_LRP))[0][0]
     assert torch.equal(as_dict, propagate(model, [x])[0][0])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_rule_reaches_every_layer_of_its_class(name):
+    model, reached, kinds = build(name), set(), (nn.Linear, DepthwiseConv)
+
+    def noted(layer, *args, **kwargs):
+        reached.add(layer)
+        return plain(layer, *args, **kwargs)
+
+    with torch.no_grad(), lrp(model, MAMBA_LRP | dict.fromkeys(kinds, noted)):
+        model(signal())
+    assert reached == {module for module in model.modules() if type(module) in kinds}
+
+
+@pytest.mark.parametrize("name", ["Mamba", "Mamba-2", "Vision Mamba v1", "Vision Mamba v2"])
+def test_a_rule_changes_what_passes_each_layer(name):
+    def double(layer, *args, **kwargs):
+        y = plain(layer, *args, **kwargs)
+        return 2 * y - y.detach()
+
+    mixer, inputs, *_ = layer(name)
+    h, before, _ = propagate(mixer, inputs)
+    doubled, biases, _ = propagate(mixer, inputs, MAMBA_LRP | {nn.Linear: double})
+    torch.testing.assert_close(doubled[0], 4 * h[0])  # through in_proj and out_proj
+    torch.testing.assert_close(biases, [2 * b for b in before])  # those of convolutions: one
+    h_z = propagate(mixer, inputs, MAMBA_LRP | {DepthwiseConv: double})[0][0] - h[0]
+    assert h_z.abs().max() > 1e-3 * h[0].abs().max()  # half of it passes a convolution
 
 
 @pytest.mark.parametrize("name", MODELS)

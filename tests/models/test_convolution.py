@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ecgbook.models import causal_conv, centered_conv, convolution
+from ecgbook.models import DepthwiseConv, causal_conv, centered_conv, convolution
 
 FORMS = pytest.mark.parametrize("form", ["causal", "reverse", "centered"])
 
@@ -159,3 +159,20 @@ def test_a_wrong_shape_is_named(form, shapes, message):
 def test_a_centered_kernel_of_even_width_is_refused():
     with pytest.raises(ValueError, match="a kernel of width 4 found, an odd width wanted"):
         centered_conv(normal(2, 9, 4), normal(4, 4))
+
+
+@FORMS
+def test_the_layer_holds_what_conv1d_does_and_applies_the_function(form):
+    torch.manual_seed(0)
+    theirs = torch.nn.Conv1d(4, 4, 3, groups=4).state_dict()
+    torch.manual_seed(0)
+    layer, x = DepthwiseConv(4, 3, centered=form == "centered"), normal(2, 9, 4).float()
+    torch.testing.assert_close(dict(layer.state_dict()), dict(theirs))
+    wanted = convolve(form, x, layer.weight[:, 0], layer.bias)
+    torch.testing.assert_close(layer(x, reverse=form == "reverse"), wanted)
+
+
+@pytest.mark.parametrize("centered", [False, True])
+def test_the_layer_in_reverse_is_that_of_the_flipped_signal(centered):
+    layer, x = DepthwiseConv(4, 3, centered).double(), normal(2, 9, 4)
+    torch.testing.assert_close(layer(x, reverse=True), layer(x.flip(1)).flip(1))
