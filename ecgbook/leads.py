@@ -48,6 +48,53 @@ def standard_name(name: str) -> str:
         raise ValueError(f"lead name {name!r} found, one of {', '.join(LEADS)} wanted") from None
 
 
+def column_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Check what the columns of a signal are called, and spell standard leads as the standard does.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Any names, each once; not only those of standard leads.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        If there is no name, one is empty, or one stands there twice.
+    """
+    wanted = "one name a column wanted, such as ['II', 'V1']"
+    if isinstance(names, str) or not all(isinstance(n, str) and n.strip() for n in names):
+        raise ValueError(f"leads={names!r} found, {wanted}")
+    found = tuple(_BY_NAME.get(name.strip().upper(), name.strip()) for name in names)
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"leads={names!r} found, {wanted}, each once")
+    return found
+
+
+def group_columns(names: Sequence[str]) -> dict[str, list[int]]:
+    """Find the leads of each group among the columns of a signal.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As for `column_names`.
+
+    Returns
+    -------
+    dict of str to list of int
+        For each of `LEAD_GROUPS` that has leads there, their columns, in the order of the group.
+    """
+    names = column_names(names)
+    columns = {
+        group: [names.index(lead) for lead in members if lead in names]
+        for group, members in LEAD_GROUPS.items()
+    }
+    return {group: found for group, found in columns.items() if found}
+
+
 def index(names: Sequence[str] | str) -> list[int]:
     """Return the columns of the named leads in a ``(samples, 12)`` array.
 

@@ -54,6 +54,23 @@ def test_names_are_read_in_any_case_and_refused_by_name():
         leads.limb_residual(np.zeros((100, 8)))
 
 
+def test_columns_have_any_name_and_standard_leads_their_own_spelling():
+    assert leads.column_names([" avr", "v6", "MLII "]) == ("aVR", "V6", "MLII")
+    assert leads.column_names(leads.LEADS) == leads.LEADS
+    for names in ([], ["I", "i"], ["V7", "II", "V7"], ["II", ""], ["II", " "], ["II", 1], "V1"):
+        with pytest.raises(ValueError, match="^leads=.* found, one name a column wanted"):
+            leads.column_names(names)
+
+
+def test_groups_keep_the_columns_of_their_leads_in_their_own_order():
+    wanted = {group: leads.index(group) for group in leads.LEAD_GROUPS}
+    assert leads.group_columns(leads.LEADS) == wanted
+    assert leads.group_columns(["V3", "MLII", "ii", "V1", "I"]) == {
+        "limb": [4, 2], "anterior": [3, 0],
+    }  # fmt: skip
+    assert leads.group_columns(["MLII"]) == {}
+
+
 @pytest.mark.parametrize("record", ["E07516", "JS00001", "HR00001", "A0001"])
 def test_real_limb_leads_obey_einthoven_to_their_rounding(ecgdata, record):
     import wfdb

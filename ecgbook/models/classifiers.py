@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
+from numbers import Integral
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_batch
+from ..checks import check_batch, check_fields
 from ..labels import RHYTHMS
-from ..leads import LEAD_GROUPS
+from ..leads import LEADS, column_names, group_columns
 from ..signals import Preprocessing
 from .attention import SelfAttention
 from .frontend import ConvStem, LeadBranches, everywhere
@@ -45,15 +48,38 @@ class TokenClassifier(nn.Module, ABC):
 
     A model gives itself ``scale``, ``pool``, ``head``, the method ``tokens`` and ``config``, the
     arguments that build it again.
+
+    Attributes
+    ----------
+    leads : tuple of str
+        Names of the input's columns, in their order.
     """
+
+    leads: tuple[str, ...] = LEADS
+    _least = {  # the smallest sizes that make sense
+        "n_classes": 1, "embed_dim": 1, "n_layers": 0, "kernel_size": 1, "d_state": 1,
+        "stem_width": 1, "stem_padding": 0,
+    }  # fmt: skip
+
+    def _configure(self, leads: Sequence[str], **sizes: object) -> None:
+        """Check the arguments that build the model, and keep them."""
+        checks = {
+            name: (isinstance(sizes[name], Integral) and sizes[name] >= least,
+                   f"a whole number of {least} or more")
+            for name, least in self._least.items() if name in sizes
+        }  # fmt: skip
+        checks["dropout"] = 0 <= sizes["dropout"] < 1, "0 or more and less than 1"
+        check_fields(SimpleNamespace(**sizes), checks)
+        self.leads = column_names(leads)
+        self.config = {**sizes, "leads": list(self.leads)}
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Classify records.
 
         Parameters
         ----------
-        x : Tensor, shape (batch, length, 12), float
-            Signal in mV, standard lead order.
+        x : Tensor, shape (batch, length, leads), float
+            Signal in mV, with the columns that ``leads`` names.
         mask : Tensor, shape (batch, length), bool, optional
             True where there is signal; everywhere, if omitted.
 
@@ -65,10 +91,10 @@ class TokenClassifier(nn.Module, ABC):
         Raises
         ------
         TypeError, ValueError
-            If the input is no tensor ``(batch, length, 12)`` of 64 samples or more, has another
+            If the input is no tensor ``(batch, length, leads)`` of 64 samples or more, has another
             dtype than the model, or the mask does not match.
         """
-        check_batch(x, mask)
+        check_batch(x, mask, len(self.leads))
         if x.shape[1] < LEAST_SAMPLES:
             raise ValueError(f"input of {x.shape[1]} samples found, {LEAST_SAMPLES} or more wanted")
         own = next(self.parameters()).dtype
@@ -87,7 +113,7 @@ class TokenClassifier(nn.Module, ABC):
 
         Parameters
         ----------
-        x : Tensor, shape (batch, length, 12), float
+        x : Tensor, shape (batch, length, leads), float
             Signal in mV, as for `forward`.
         mask : Tensor, shape (batch, length), bool, optional
 
@@ -123,15 +149,15 @@ class ConvBlock(nn.Module):
         self.norm1 = MaskedBatchNorm1d(d_model)
         self.conv2 = nn.Conv1d(d_model, d_model, kernel_size, padding=same, bias=False)
         self.norm2 = MaskedBatchNorm1d(d_model)
-        self.relu = nn.ReLU()
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """Transform ``tokens (batch, tokens, d_model)``; those outside the mask count as zero."""
         valid = token_mask[:, None]
         x = tokens.transpose(1, 2) * valid
-        h = self.dropout(self.relu(self.norm1(self.conv1(x), token_mask))) * valid
-        h = self.relu(x + self.norm2(self.conv2(h), token_mask))
+        h = self.dropout(self.relu1(self.norm1(self.conv1(x), token_mask))) * valid
+        h = self.relu2(x + self.norm2(self.conv2(h), token_mask))
         return h.transpose(1, 2)
 
 
@@ -152,11 +178,13 @@ class CNNBaseline(TokenClassifier):
         See `ecgbook.models.ConvStem`.
     dropout : float
         Dropout probability inside the blocks.
+    leads : sequence of str
+        Names of the input's columns, in their order; any names.
 
     Raises
     ------
     ValueError
-        If `kernel_size` is even.
+        If `kernel_size` is even, another size makes no sense, or a lead is named twice.
     """
 
     def __init__(
@@ -168,21 +196,24 @@ class CNNBaseline(TokenClassifier):
         stem_width: int = 128,
         stem_padding: int = 100,
         dropout: float = 0.1,
+        *,
+        leads: Sequence[str] = LEADS,
     ):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size} found, an odd number wanted")
-        self.config = {
-            "n_classes": n_classes,
-            "embed_dim": embed_dim,
-            "n_layers": n_layers,
-            "kernel_size": kernel_size,
-            "stem_width": stem_width,
-            "stem_padding": stem_padding,
-            "dropout": dropout,
-        }
+        self._configure(
+            leads,
+            n_classes=n_classes,
+            embed_dim=embed_dim,
+            n_layers=n_layers,
+            kernel_size=kernel_size,
+            stem_width=stem_width,
+            stem_padding=stem_padding,
+            dropout=dropout,
+        )
         self.scale = Scale()
-        self.stem = ConvStem(12, stem_width, embed_dim, stem_padding)
+        self.stem = ConvStem(len(self.leads), stem_width, embed_dim, stem_padding)
         self.blocks = nn.ModuleList(
             ConvBlock(embed_dim, kernel_size, dropout) for _ in range(n_layers)
         )
@@ -217,6 +248,13 @@ class ECGVisionMamba(TokenClassifier):
         See `ecgbook.models.ConvStem`.
     dropout : float
         Probability of dropping a value of the tokens in front of the blocks, in training.
+    leads : sequence of str
+        Names of the input's columns, in their order; any names.
+
+    Raises
+    ------
+    ValueError
+        If the direction is none of these, a size makes no sense, or a lead is named twice.
 
     Notes
     -----
@@ -229,6 +267,8 @@ class ECGVisionMamba(TokenClassifier):
     blocks).
     """
 
+    _least = TokenClassifier._least | {"n_layers": 1}
+
     def __init__(
         self,
         n_classes: int = len(RHYTHMS),
@@ -239,20 +279,23 @@ class ECGVisionMamba(TokenClassifier):
         stem_width: int = 128,
         stem_padding: int = 100,
         dropout: float = 0.1,
+        *,
+        leads: Sequence[str] = LEADS,
     ):
         super().__init__()
-        self.config = {
-            "n_classes": n_classes,
-            "embed_dim": embed_dim,
-            "n_layers": n_layers,
-            "direction": direction,
-            "d_state": d_state,
-            "stem_width": stem_width,
-            "stem_padding": stem_padding,
-            "dropout": dropout,
-        }
+        self._configure(
+            leads,
+            n_classes=n_classes,
+            embed_dim=embed_dim,
+            n_layers=n_layers,
+            direction=direction,
+            d_state=d_state,
+            stem_width=stem_width,
+            stem_padding=stem_padding,
+            dropout=dropout,
+        )
         self.scale = Scale()
-        self.stem = ConvStem(12, stem_width, embed_dim, stem_padding)
+        self.stem = ConvStem(len(self.leads), stem_width, embed_dim, stem_padding)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             VisionMambaBlock(embed_dim, direction, d_state) for _ in range(n_layers)
@@ -298,11 +341,15 @@ class EnhancedECGMamba2(TokenClassifier):
     dropout : float
         Probability, in training, of dropping a value of the tokens in front of the blocks and
         inside the feed-forward parts.
+    leads : sequence of str
+        Names of the input's columns, in their order; with lead branches, they have to be of two or
+        more of `ecgbook.leads.LEAD_GROUPS`.
 
     Raises
     ------
     ValueError
-        If a size does not divide another one that it has to.
+        If a size makes no sense or does not divide another one that it has to, a lead is named
+        twice, or there are too few lead groups for branches.
     """
 
     def __init__(
@@ -320,32 +367,34 @@ class EnhancedECGMamba2(TokenClassifier):
         stem_width: int = 128,
         stem_padding: int = 100,
         dropout: float = 0.1,
+        leads: Sequence[str] = LEADS,
     ):
         super().__init__()
-        self.config = {
-            "n_classes": n_classes,
-            "embed_dim": embed_dim,
-            "n_layers": n_layers,
-            "use_multi_branch": use_multi_branch,
-            "use_attention": use_attention,
-            "bidirectional": bidirectional,
-            "d_state": d_state,
-            "head_dim": head_dim,
-            "n_heads": n_heads,
-            "stem_width": stem_width,
-            "stem_padding": stem_padding,
-            "dropout": dropout,
-        }
+        self._configure(
+            leads,
+            n_classes=n_classes,
+            embed_dim=embed_dim,
+            n_layers=n_layers,
+            use_multi_branch=use_multi_branch,
+            use_attention=use_attention,
+            bidirectional=bidirectional,
+            d_state=d_state,
+            head_dim=head_dim,
+            n_heads=n_heads,
+            stem_width=stem_width,
+            stem_padding=stem_padding,
+            dropout=dropout,
+        )
         block = partial(
             Bidirectional if bidirectional else Unidirectional, embed_dim, d_state, head_dim
         )
         self.scale = Scale()
-        self.stem = ConvStem(12, stem_width, embed_dim, stem_padding)
+        self.stem = ConvStem(len(self.leads), stem_width, embed_dim, stem_padding)
         self.branches = self.fusion = self.attention = None
         if use_multi_branch:
-            over_time = {name: block() for name in LEAD_GROUPS}
-            self.branches = LeadBranches(over_time, stem_width, embed_dim, stem_padding)
-            self.fusion = nn.Linear((1 + len(LEAD_GROUPS)) * embed_dim, embed_dim)
+            over_time = {name: block() for name in group_columns(self.leads)}
+            self.branches = LeadBranches(over_time, stem_width, embed_dim, stem_padding, self.leads)
+            self.fusion = nn.Linear((1 + len(over_time)) * embed_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(block() for _ in range(n_layers))
         self.feed_forwards = nn.ModuleList(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import leads
+from ..leads import LEAD_GROUPS, LEADS, group_columns
 from .layers import MaskedBatchNorm1d
 
 
@@ -45,7 +45,7 @@ class ConvStem(nn.Module):
         self.norm1 = MaskedBatchNorm1d(width)
         self.conv2 = nn.Conv1d(width, d_model, 15, stride=4, padding=padding, bias=False)
         self.norm2 = MaskedBatchNorm1d(d_model)
-        self.relu = nn.ReLU()
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()  # captum's DeepLift wants each used once
 
     def forward(
         self,
@@ -74,8 +74,8 @@ class ConvStem(nn.Module):
         if mask is not None:
             x = x.masked_fill(~mask[..., None], 0)  # also where padding is NaN
         h = x.transpose(1, 2)
-        h = self.relu(self.norm1(self.conv1(h), inside)) * inside[:, None]
-        h = self.relu(self.norm2(self.conv2(h), token_mask))
+        h = self.relu1(self.norm1(self.conv1(h), inside)) * inside[:, None]
+        h = self.relu2(self.norm2(self.conv2(h), token_mask))
         return h.transpose(1, 2), token_mask
 
     def masks(self, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,20 +97,23 @@ class ConvStem(nn.Module):
 
 
 class LeadBranches(nn.Module):
-    """One stem and one block over time for each group of three leads.
+    """One stem and one block over time for each group of neighboring leads.
 
     Parameters
     ----------
     blocks : mapping of str to torch.nn.Module
-        For each of `ecgbook.leads.LEAD_GROUPS` the block behind its stem, such as
-        `ecgbook.models.Bidirectional`; called as ``block(tokens, token_mask)``.
+        For each group the block behind its stem, such as `ecgbook.models.Bidirectional`; called
+        as ``block(tokens, token_mask)``.
     width, d_model, padding : int
         As for `ConvStem`.
+    leads : sequence of str
+        Names of the signal's columns. Each of `ecgbook.leads.LEAD_GROUPS` keeps those of its
+        leads that are there, and a group without any is left out.
 
     Raises
     ------
     ValueError
-        If `blocks` does not name the four groups.
+        If the leads are of fewer than two groups, or `blocks` does not name the groups.
     """
 
     def __init__(
@@ -119,17 +122,25 @@ class LeadBranches(nn.Module):
         width: int = 128,
         d_model: int = 384,
         padding: int = 100,
+        leads: Sequence[str] = LEADS,
     ):
         super().__init__()
-        if set(blocks) != set(leads.LEAD_GROUPS):
+        self.columns = group_columns(leads)
+        if len(self.columns) < 2:
             raise ValueError(
-                f"blocks for {', '.join(blocks)} found, for {', '.join(leads.LEAD_GROUPS)} wanted"
+                f"leads {', '.join(leads)} of {len(self.columns)} lead groups found, leads of two "
+                f"or more of {', '.join(LEAD_GROUPS)} wanted; build the model without branches: "
+                "use_multi_branch=False"
+            )
+        if set(blocks) != set(self.columns):
+            raise ValueError(
+                f"blocks for {', '.join(blocks)} found, for {', '.join(self.columns)} wanted"
             )
         self.stems = nn.ModuleDict(
-            {name: ConvStem(len(group), width, d_model, padding)
-             for name, group in leads.LEAD_GROUPS.items()}
+            {name: ConvStem(len(columns), width, d_model, padding)
+             for name, columns in self.columns.items()}
         )  # fmt: skip
-        self.blocks = nn.ModuleDict({name: blocks[name] for name in leads.LEAD_GROUPS})
+        self.blocks = nn.ModuleDict({name: blocks[name] for name in self.columns})
 
     def forward(
         self,
@@ -141,8 +152,8 @@ class LeadBranches(nn.Module):
 
         Parameters
         ----------
-        x : Tensor, shape (batch, length, 12), float
-            Scaled signal, standard lead order.
+        x : Tensor, shape (batch, length, leads), float
+            Scaled signal.
         mask : Tensor, shape (batch, length), bool, optional
             True where there is signal; everywhere, if omitted.
         masks : (Tensor, Tensor), optional
@@ -150,7 +161,7 @@ class LeadBranches(nn.Module):
 
         Returns
         -------
-        tokens : Tensor, shape (batch, tokens, 4, d_model)
+        tokens : Tensor, shape (batch, tokens, groups, d_model)
             In the order of `ecgbook.leads.LEAD_GROUPS`.
         token_mask : Tensor, shape (batch, tokens), bool
             As `ConvStem` returns it; the same for all groups.
@@ -159,7 +170,7 @@ class LeadBranches(nn.Module):
             masks = next(iter(self.stems.values())).masks(everywhere(x, mask))
         branches = []
         for name, stem in self.stems.items():
-            tokens, token_mask = stem(x[..., leads.index(name)], mask, masks)
+            tokens, token_mask = stem(x[..., self.columns[name]], mask, masks)
             branches.append(self.blocks[name](tokens, token_mask))
         return torch.stack(branches, dim=2), masks[1]
 

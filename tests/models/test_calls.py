@@ -1,8 +1,9 @@
-"""Layers are called as modules: hooks fire, wrappers take part, quantized layers run."""
+"""Layers are called as modules: hooks fire, wrappers take part, other tools find what they seek."""
 
 import copy
 import warnings
 
+import captum.attr
 import pytest
 import torch
 from mixers import scramble, tokens
@@ -129,3 +130,13 @@ def test_a_dynamically_quantized_model_stays_near(make):
         found, wanted = quantized(x), model(x)
     assert not any(type(m) is nn.Linear for m in quantized.modules())
     assert 0 < (found - wanted).norm() <= 0.2 * wanted.norm()
+
+
+def test_deep_lift_explains_the_cnn():
+    model, x = made("CNNBaseline")
+    with torch.no_grad():
+        wanted = (model(x) - model(torch.zeros_like(x)))[:, 4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it puts hooks on the activations
+        found = captum.attr.DeepLift(model).attribute(x, target=4)
+    torch.testing.assert_close(found.sum((1, 2)).detach(), wanted)

@@ -1,9 +1,12 @@
 """Models: counts, padding that changes no logit, and directions."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
+from ecgbook.leads import INDEPENDENT, LEADS
 from ecgbook.models import (
     MAMBA2_PRESETS,
     PREPROCESSING,
@@ -175,6 +178,83 @@ def test_an_argument_out_of_range_and_a_wrong_input_are_named():
     for kind in KINDS:
         with pytest.raises(ValueError, match=r"\(2, 2048, 8\) found, \(batch, length, 12\)"):
             trained(kind)(torch.zeros(2, 2048, 8))
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vision mamba v2", "enhanced"])
+@pytest.mark.parametrize(
+    ("size", "value"),
+    [
+        ("n_layers", -1), ("n_layers", 1.5), ("embed_dim", 0), ("n_classes", 0),
+        ("stem_width", 0), ("stem_padding", -1), ("kernel_size", -1), ("d_state", 0),
+        ("dropout", 1.5), ("dropout", -0.1), ("dropout", float("nan")),
+    ],
+)  # fmt: skip
+def test_a_size_that_makes_no_sense_is_named(kind, size, value):
+    if size == ("d_state" if kind == "cnn" else "kernel_size"):
+        return  # an argument of others
+    cls, presets, _ = KINDS[kind]
+    wanted = "0 or more and less than 1" if size == "dropout" else "a whole number of [01] or more"
+    with pytest.raises(ValueError, match=f"^{size}={value} found, {wanted} wanted$"):
+        cls(**presets["tutorial"] | {size: value})
+
+
+def test_a_model_without_blocks_is_the_stem_alone_but_not_a_vision_mamba():
+    for kind in ("cnn", "enhanced"):
+        assert trained(kind, n_layers=0)(torch.randn(2, 512, 12)).shape == (2, 5)
+    with pytest.raises(ValueError, match="n_layers=0 found, a whole number of 1 or more wanted"):
+        trained("vision mamba v2", n_layers=0)
+
+
+ANY_LEADS = [(kind, leads) for kind in KINDS for leads in (INDEPENDENT, LEADS[::-1])]
+ANY_LEADS += [(kind, ("MLII",)) for kind in ("cnn", "vision mamba v2", "enhanced, plain")]
+
+
+@pytest.mark.parametrize(("kind", "leads"), ANY_LEADS)
+def test_a_model_takes_the_leads_it_is_built_for_and_is_built_again_for_them(kind, leads):
+    torch.manual_seed(0)
+    cls, presets, more = KINDS[kind]
+    model = cls(**presets["tutorial"], **more, n_layers=1, leads=leads).eval()
+    assert model.leads == leads and model.config["leads"] == list(leads)
+    x = torch.randn(2, 512, len(leads), requires_grad=True)
+    model(x).square().sum().backward()
+    assert (x.grad.abs().sum((0, 1)) > 0).all()
+    again = cls(**json.loads(json.dumps(model.config))).eval()
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again(x), model(x))
+    with pytest.raises(ValueError, match=rf"\(2, 512, 5\) found, \(batch, length, {len(leads)}\)"):
+        model(torch.randn(2, 512, 5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_of_no_named_leads_is_for_the_twelve(kind):
+    model = trained(kind)
+    old = {key: value for key, value in model.config.items() if key != "leads"}
+    assert model.leads == type(model)(**old).leads == LEADS
+    assert model.config["leads"] == list(LEADS)
+
+
+def test_branches_follow_their_leads_wherever_their_columns_stand():
+    model = trained("enhanced")
+    turned = EnhancedECGMamba2(**model.config | {"leads": LEADS[::-1]}).eval()
+    turned.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for conv in (turned.stem.conv1, model.stem.conv1):
+            conv.weight.zero_()  # what sees all leads knows no names
+    x = torch.randn(2, 512, 12)
+    torch.testing.assert_close(turned(x.flip(2)), model(x))
+    assert (turned(x) - model(x)).abs().max() > 1e-3
+
+
+def test_branches_of_some_leads_are_fused_to_the_same_width():
+    sizes = MAMBA2_PRESETS["tutorial"]
+    model = EnhancedECGMamba2(**sizes, n_layers=1, leads=INDEPENDENT)
+    widths = {name: stem.conv1.in_channels for name, stem in model.branches.stems.items()}
+    assert widths == {"limb": 2, "anterior": 3, "lateral": 3}
+    assert model.fusion.in_features == 4 * 64 and model.fusion.out_features == 64
+    for leads, found in ((("I", "II", "III"), "I, II, III of 1 lead"), (["MLII"], "MLII of 0")):
+        with pytest.raises(ValueError, match=f"{found}.* limb, .* wanted; .*multi_branch=False$"):
+            EnhancedECGMamba2(**sizes, leads=leads)
+        EnhancedECGMamba2(**sizes, use_multi_branch=False, leads=leads)
 
 
 class Plain(TokenClassifier):

@@ -140,6 +140,26 @@ def test_a_branch_stem_has_the_parameters_of_the_drawing():
     assert [sum(p.numel() for p in s.parameters()) for s in full.stems.values()] == [743_680] * 4
 
 
+def test_a_group_keeps_the_leads_that_are_there():
+    names = "V2", "MCL", "II", "V1", "aVF"
+    made = LeadBranches({g: Nothing() for g in ("limb", "augmented", "anterior")}, 8, 16, 7, names)
+    x = torch.randn(1, 512, 5, requires_grad=True)
+    tokens, _ = made.eval()(x)
+    assert tokens.shape[2:] == (3, 16)
+    for i, columns in enumerate(([2], [4], [3, 0])):
+        (gradient,) = torch.autograd.grad(tokens[:, :, i].sum(), x, retain_graph=True)
+        assert gradient.abs().sum((0, 1)).nonzero().flatten().tolist() == sorted(columns)
+        torch.testing.assert_close(
+            tokens[:, :, i], list(made.stems.values())[i](x[..., columns])[0]
+        )
+    with pytest.raises(ValueError, match="for limb found, for limb, augmented, anterior wanted"):
+        LeadBranches({"limb": Nothing()}, leads=names)
+    with pytest.raises(
+        ValueError, match="V1, V2 of 1 lead groups found, .* use_multi_branch=False"
+    ):
+        LeadBranches({"anterior": Nothing()}, leads=("V1", "V2"))
+
+
 def test_blocks_must_be_named_for_the_four_groups():
     with pytest.raises(ValueError, match="for limb, chest found, for limb, augmented, anterior"):
         LeadBranches({"limb": Nothing(), "chest": Nothing()})

@@ -119,6 +119,16 @@ def test_rms_norm_of_half_precision_sums_in_single():
     assert (found == wanted).double().mean() > 0.99
 
 
+@pytest.mark.parametrize("layer", [RMSNorm(8), RMSNorm(8, n_groups=2), FeedForward(8)])
+def test_channels_in_the_wrong_place_are_named_as_the_caller_put_them(layer):
+    with pytest.raises(
+        ValueError, match=r"^x of shape \(2, 8, 5\) found, \(\.\.\., 8\) wanted; tra"
+    ):
+        layer(torch.zeros(2, 8, 5))
+    with pytest.raises(ValueError, match=r"^x of shape \(2, 5, 7\) found, \(\.\.\., 8\) wanted$"):
+        layer(torch.zeros(2, 5, 7))
+
+
 def test_gate_is_the_product_with_silu():
     y, z = drawn(3, 4), drawn(3, 4, seed=1)
     torch.testing.assert_close(Gate()(y, z), y * z / (1 + torch.exp(-z)))

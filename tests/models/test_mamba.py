@@ -1,6 +1,7 @@
 """Mamba and Mamba-2: each layer against its equations, its published shapes and its start."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -264,6 +265,19 @@ LAYERS = {
     "RMSNorm": lambda: RMSNorm(8),
     "RMSNorm, groups": lambda: RMSNorm(8, n_groups=2),
 }
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name[:3] not in ("RMS", "Fee")])
+def test_tokens_of_another_shape_are_named_as_the_caller_made_them(name):
+    layer = LAYERS[name]()
+    for found in ((0, 5, 8), (2, 0, 8)):
+        message = f"tokens of shape {found} found, (batch, length, 8), none of them 0, wanted"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            layer(torch.zeros(found))
+    with pytest.raises(ValueError, match=r"^tokens of shape \(2, 8, 5\) found, .* transpose"):
+        layer(torch.zeros(2, 8, 5))
+    with pytest.raises(ValueError, match=r"^mask of shape \(2, 4\)"):
+        layer(torch.zeros(2, 5, 8), torch.ones(2, 4, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("name", LAYERS)
