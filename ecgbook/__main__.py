@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+from . import __version__
+from .labels import POLICIES
 
-from . import data, metrics, models, synthetic, training
-from .attacks import ATTACKS, AdversarialTraining
-from .augment import FrequencyMask
-from .data import ECGDataset, from_folder, from_records
-from .explain import MambaLRP
-from .labels import POLICIES, RHYTHMS
-from .leads import LEADS
-from .records import Record, find_beats, read_record
-from .signals import Preprocessing
-from .storage import write_json
-from .training import Recipe, fingerprint, fit
+if TYPE_CHECKING:
+    from .data import ECGDataset
+    from .signals import Preprocessing
 
+# Torch takes seconds to load, and is loaded by the command that needs it: --help does not wait.
+# A test holds these words and numbers to those of the package.
 MODELS = {
-    "cnn": (models.CNNBaseline, models.PRESETS),
-    "vision-mamba": (models.ECGVisionMamba, models.PRESETS),
-    "enhanced": (models.EnhancedECGMamba2, models.MAMBA2_PRESETS),
+    "cnn": ("CNNBaseline", "PRESETS"),
+    "vision-mamba": ("ECGVisionMamba", "PRESETS"),
+    "enhanced": ("EnhancedECGMamba2", "MAMBA2_PRESETS"),
 }
+PRESETS = ("full", "tutorial")
+ATTACKS = ("fgsm", "n-fgsm", "pgd")
+RECIPE = {
+    "epochs": (20, "passes over the training records, at most"),
+    "batch_size": (32, "records a step"),
+    "learning_rate": (2e-3, "peak of the schedule"),
+    "patience": (6, "epochs without a better validation score before it stops"),
+    "positive_weight": (0.0, "0 treats all labels alike, 1 balances every class"),
+}
+EPSILON_MV = 0.025
 MODEL_HELP = (
     "a model.safetensors that 'train' wrote, or 'tutorial' or 'robust', which come with the book"
 )
 SOURCE_HELP = "'synthetic', or a folder with manifest.csv as 'download' makes it"
+RECORD_HELP = "WFDB header (.hea), a folder of them, or a pattern in quotes, such as 'ecg/*.hea'"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError, data.DownloadError) as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError) as error:
         print(f"ecgbook {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -58,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Fetch ECGs, train and evaluate the models of the ECG book. "
         "For teaching, not for diagnosis.",
     )
+    parser.add_argument("--version", action="version", version=f"ecgbook {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     download = commands.add_parser("download", help="fetch the book's real ECGs from PhysioNet")
@@ -77,30 +92,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_source(train)
     train.add_argument(
-        "--preset", choices=models.PRESETS, default="tutorial", help="size; default: tutorial"
+        "--preset", choices=PRESETS, default="tutorial", help="size; default: tutorial"
     )
     train.add_argument(
         "--out", type=Path, help="folder to write; default: runs/ and the name of the model"
     )
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    for name, meaning in (
-        ("epochs", "passes over the training records, at most"),
-        ("batch_size", "records a step"),
-        ("learning_rate", "peak of the schedule"),
-        ("patience", "epochs without a better validation score before it stops"),
-        ("positive_weight", "0 treats all labels alike, 1 balances every rhythm"),
-    ):
-        default, option = getattr(Recipe, name), f"--{name.replace('_', '-')}"
+    for name, (default, meaning) in RECIPE.items():
         text = f"{meaning}; default: {default}"
+        option = f"--{name.replace('_', '-')}"
         train.add_argument(option, type=type(default), default=default, help=text)
     train.add_argument(
-        "--precision", choices=("no", "bf16", "fp16"), default="no", help="mixed; default: no"
+        "--precision",
+        choices=("no", "bf16", "fp16"),
+        default="no",
+        help="mixed; default: no; fp16 wants a GPU",
     )
     train.add_argument(
         "--adversarial", choices=ATTACKS, help="attack every batch; by default none is"
     )
     train.add_argument(
-        "--epsilon-mv", type=float, default=0.025, help="budget of the attack; default: 0.025"
+        "--epsilon-mv", type=float, help=f"budget of the attack in mV; default: {EPSILON_MV}"
     )
     train.add_argument(
         "--frequency-mask", action="store_true", help="remove random bands of frequencies"
@@ -121,17 +133,15 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="name the rhythms in records")
     predict.add_argument("model", help=MODEL_HELP)
-    predict.add_argument("records", type=Path, nargs="+", help="WFDB headers (.hea), 12 leads")
+    predict.add_argument("records", nargs="+", help=RECORD_HELP)
     predict.set_defaults(run=_predict)
 
     explain = commands.add_parser(
         "explain", help="say which leads and beats a model used, by MambaLRP"
     )
     explain.add_argument("record", type=Path, help="WFDB header (.hea), 12 leads")
-    explain.add_argument("--target", choices=RHYTHMS, required=True, help="rhythm to explain")
-    explain.add_argument(
-        "--against", choices=RHYTHMS, help="explain the margin of the target over this rhythm"
-    )
+    explain.add_argument("--target", required=True, help="class to explain, such as PVC")
+    explain.add_argument("--against", help="explain the margin of the target over this class")
     explain.add_argument("--model", default="tutorial", help=f"{MODEL_HELP}; default: tutorial")
     explain.add_argument("--figure", type=Path, help="also draw it on ECG paper, to this file")
     explain.set_defaults(run=_explain)
@@ -153,37 +163,55 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def _dataset(options: argparse.Namespace, preprocessing: Preprocessing) -> ECGDataset:
+    from . import data, synthetic
+
     if options.data != "synthetic":
-        return from_folder(options.data, preprocessing, options.policy).distinct()
-    return from_records(synthetic.make_records(options.records, options.seed), preprocessing)
+        return data.from_folder(options.data, preprocessing, options.policy).distinct()
+    return data.from_records(synthetic.make_records(options.records, options.seed), preprocessing)
 
 
 def _download(options: argparse.Namespace) -> None:
+    from . import data
+
     records = data.read_list(options.list) if options.list else None
-    data.download(options.folder, records, jobs=options.jobs)
+    try:
+        data.download(options.folder, records, jobs=options.jobs)
+    except data.DownloadError as error:
+        raise ValueError(str(error)) from error
     print(f"The records are in {options.folder}; export ECGBOOK_DATA={options.folder.resolve()}")
 
 
 def _train(options: argparse.Namespace) -> None:
+    import torch
+
+    from . import data, models
+    from .attacks import AdversarialTraining
+    from .augment import FrequencyMask
+    from .training import Recipe, fingerprint, fit
+
     preprocessing = models.PREPROCESSING[options.preset]
-    attack = options.adversarial and AdversarialTraining(options.adversarial, options.epsilon_mv)
+    attack = None
+    if options.adversarial:
+        epsilon_mv = EPSILON_MV if options.epsilon_mv is None else options.epsilon_mv
+        attack = AdversarialTraining(options.adversarial, epsilon_mv)
+    elif options.epsilon_mv is not None:
+        raise ValueError(
+            f"--epsilon-mv {options.epsilon_mv} without --adversarial found, both wanted; without "
+            "an attack a budget has no effect"
+        )
     recipe = Recipe(
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        patience=options.patience,
-        positive_weight=options.positive_weight,
+        **{name: getattr(options, name) for name in RECIPE},
         precision=options.precision,
         seed=options.seed,
         augment=(FrequencyMask(preprocessing.fs_hz),) if options.frequency_mask else (),
         adversarial=attack,
     )
+    name, presets = MODELS[options.model]
+    layers = {} if options.layers is None else {"n_layers": options.layers}
+    torch.manual_seed(options.seed)
+    model = getattr(models, name)(**getattr(models, presets)[options.preset], **layers)
     dataset = _dataset(options, preprocessing)
     train, valid, _ = data.split_by_patient(dataset, seed=options.seed)
-    torch.manual_seed(options.seed)
-    cls, presets = MODELS[options.model]
-    layers = {} if options.layers is None else {"n_layers": options.layers}
-    model = cls(**presets[options.preset], **layers)
     out = options.out or Path("runs", options.model)
     about = _origin(options) | {"records_sha256": fingerprint(dataset)}
     bundle = fit(model, train, valid, recipe, out, options.resume, about=about)
@@ -196,16 +224,24 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from . import data, metrics, training
+    from .storage import write_json
+
     bundle = training.load(options.model)
     dataset = _dataset(options, bundle.preprocessing)
+    if dataset.classes != bundle.classes:
+        raise ValueError(
+            f"{options.model}: a model of {', '.join(bundle.classes)} found, one of "
+            f"{', '.join(dataset.classes)} wanted, which the records are labeled with"
+        )
     if options.part != "all":
-        _check_origin(options, bundle.card, fingerprint(dataset))
+        _check_origin(options, bundle.card, training.fingerprint(dataset))
         parts = data.split_by_patient(dataset, seed=options.seed)
         dataset = parts[("train", "valid", "test").index(options.part)]
-    scores = training.evaluate(dataset, training.predict(bundle.model, dataset), bundle.thresholds)
+    scores = training.evaluate(dataset, bundle.predict(dataset), bundle.thresholds)
     print(f"{options.part} part of {options.data}: {scores['records']} records, 95 % intervals")
     print(f"{'':6}{'positive':>9}{'AUROC':>24}{'AUPRC':>24}{'F1':>24}")
-    for name in ("macro", *RHYTHMS):
+    for name in ("macro", *bundle.classes):
         count = scores["positives"].get(name, "")
         cells = "".join(
             f"{metrics.format_interval(scores[m][name]):>24}" for m in ("auroc", "auprc", "f1")
@@ -216,60 +252,123 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    bundle = training.load(options.model)
-    print("Probability of each rhythm; * from the model's threshold on. Not for diagnosis.")
-    print(f"{'':32}" + "".join(f"{rhythm:>8} " for rhythm in RHYTHMS))
-    for path in options.records:
-        record = read_record(path)
-        found = bundle.predict(record)
-        marks = np.where(found >= bundle.thresholds, "*", " ")
-        cells = "".join(f"{p:8.3f}{mark}" for p, mark in zip(found, marks, strict=True))
-        print(f"{path.stem:32}{cells}")
-        for note in _notes(record, bundle.preprocessing):
-            print(f"  note: {note}")
+    from .records import read_record
+    from .training import load
 
-
-def _notes(record: Record, preprocessing: Preprocessing) -> list[str]:
-    """Say what is doubtful in a record, and which part of it a model sees."""
-    notes = list(record.notes)
-    window_s = preprocessing.n_samples / preprocessing.fs_hz
-    if record.duration_s > window_s + 1 / preprocessing.fs_hz:
-        start_s = preprocessing.start_s(len(record.signal_mv), record.fs_hz)
-        notes.append(
-            f"the model sees {start_s:.1f} to {start_s + window_s:.1f} s of "
-            f"{record.duration_s:.1f} s, and nothing else"
+    bundle = load(options.model)
+    paths = [path for words in options.records for path in _headers(words)]
+    wide = max(7, *map(len, bundle.classes))
+    print("Probability of each class; * from the model's threshold on. Not for diagnosis.")
+    print(f"{'':32}" + "".join(f"{name:>{wide + 1}} " for name in bundle.classes))
+    failed = []
+    for path in paths:
+        try:
+            record = read_record(path)
+            with _told_below():
+                found = bundle.predict(record)
+        except (ValueError, OSError) as error:
+            failed.append(path)
+            print(f"ecgbook predict: {_with_path(error, path)}", file=sys.stderr)
+            continue
+        cells = "".join(
+            f"{p:{wide + 1}.3f}{'*' if p >= threshold else ' '}"
+            for p, threshold in zip(found, bundle.thresholds, strict=True)
         )
-    return notes
+        print(f"{path.stem:32}{cells}", flush=True)
+        for note in bundle.notes(record):
+            print(f"  note: {note}")
+    if failed:
+        names = ", ".join(str(path) for path in failed[:3]) + (", ..." if failed[3:] else "")
+        raise ValueError(
+            f"{len(paths) - len(failed)} of {len(paths)} records predicted, {len(failed)} failed: "
+            f"{names}; why, is said above"
+        )
+
+
+def _headers(words: str) -> Iterator[Path]:
+    """Find the headers that a word of the command line means."""
+    path = Path(words)
+    if path.is_dir():
+        found = sorted(path.rglob("*.hea"))
+    elif any(sign in words for sign in "*?[") and not path.exists():
+        start = Path(path.anchor or ".")
+        found = sorted(start.glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+        found = [each for each in found if each.suffix == ".hea"]
+    else:
+        found = [path]
+    if not found:
+        raise ValueError(f"{words}: no header (.hea) found, one or more wanted")
+    return iter(found)
+
+
+def _with_path(error: Exception, path: Path) -> str:
+    text = str(error)
+    return text if str(path.with_suffix("")) in text else f"{path}: {text}"
+
+
+@contextmanager
+def _told_below() -> Iterator[None]:
+    """Leave out warnings of what the command prints as notes."""
+    from .records import DoubtfulRecordWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DoubtfulRecordWarning)
+        yield
 
 
 def _explain(options: argparse.Namespace) -> None:
+    from .explain import MambaLRP
+    from .records import find_beats, read_record
+    from .storage import whole_file
+    from .training import load
+
     if options.against == options.target:
-        raise ValueError(f"--against {options.against} found, a rhythm other than --target wanted")
+        raise ValueError(f"--against {options.against} found, a class other than --target wanted")
+    if options.figure:
+        _check_figure(options.figure)
     record = read_record(options.record)
     target = (options.target, options.against) if options.against else options.target
-    bundle = training.load(options.model)
-    found = MambaLRP(bundle).explain(record, target)
+    bundle = load(options.model)
+    with _told_below():
+        found = MambaLRP(bundle).explain(record, target)
     print(f"What the model used in {record.name}; for teaching, not for diagnosis.")
-    for note in _notes(record, bundle.preprocessing):
+    for note in bundle.notes(record):
         print(f"Note: {note}")
     print(found.balance())
     print(f"Input share {found.input_share:.3f}, bias share {1 - found.input_share:.3f}.")
     print(f"Relevance in units of the logit; + speaks for {found.target}.\n")
     print(f"{'':6}{'relevance':>10}{f'share of {found.kind}':>18}")
-    for name, value in (*zip(LEADS, found.per_lead(), strict=True), ("biases", found.bias)):
+    for name, value in (*zip(found.leads, found.per_lead(), strict=True), ("biases", found.bias)):
         share = f"{value / found.logit:18.1%}" if found.logit else ""
         print(f"{name:6}{value:+10.3f}{share}")
-    peaks_s = find_beats(record.signal_mv, record.fs_hz)
-    if len(peaks_s):
+    end_s = found.start_s + found.mask.sum() / bundle.preprocessing.fs_hz
+    peaks_s = find_beats(record.signal_mv, record.fs_hz, record.leads)
+    seen_s = peaks_s[(peaks_s >= found.start_s) & (peaks_s < end_s)]
+    if len(seen_s):
         print("\n R peak relevance   (lead II, found by XQRS of the wfdb package)")
-        for time_s, value in zip(peaks_s, found.per_beat(peaks_s), strict=True):
+        for time_s, value in zip(seen_s, found.per_beat(seen_s), strict=True):
             print(f"{time_s:5.2f} s{value:+10.3f}")
+        if len(seen_s) < len(peaks_s):
+            print(f"{len(peaks_s) - len(seen_s)} more beats lie outside of what the model sees.")
     else:
         print("\nXQRS of the wfdb package finds no R peaks in lead II.")
     if options.figure:
-        page = found.plot(peaks_s if len(peaks_s) else None)
-        page.figure.savefig(options.figure, dpi=150)  # pyright: ignore[reportAttributeAccessIssue]
+        page = found.plot(seen_s if len(seen_s) else None)
+        with whole_file(options.figure) as part:
+            kind = options.figure.suffix[1:]
+            page.figure.savefig(part, dpi=150, format=kind)  # pyright: ignore[reportAttributeAccessIssue]
         print(f"\nThe page is in {options.figure}")
+
+
+def _check_figure(path: Path) -> None:
+    """Refuse a figure that could not be written, before the work."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise ValueError(f"--figure {path} found, a file of type {', '.join(kinds)} wanted")
+    if not path.parent.is_dir():
+        raise ValueError(f"--figure {path}: no folder {path.parent} found, make it first")
 
 
 def _origin(options: argparse.Namespace) -> dict:

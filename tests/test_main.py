@@ -1,13 +1,16 @@
 """The command line, as a reader types it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import wfdb
 
 import ecgbook
-from ecgbook.__main__ import main
+from ecgbook import attacks, models, training
+from ecgbook.__main__ import ATTACKS, EPSILON_MV, MODELS, PRESETS, RECIPE, main
 from ecgbook.explain import MambaLRP
 from ecgbook.leads import LEADS
 from ecgbook.records import find_beats, read_record
@@ -24,7 +27,7 @@ def trained(tmp_path_factory):
 
 
 def test_train_writes_a_model_and_its_history(trained, capsys):
-    assert sorted(p.name for p in trained.iterdir()) == [
+    assert sorted(p.name for p in trained.iterdir() if p.name[0] != ".") == [
         "last.safetensors",
         "model.safetensors",
         "training.json",
@@ -63,15 +66,113 @@ def test_training_can_attack_and_mask_its_records(tmp_path):
         0.01,
     )
     assert [one["transform"] for one in recipe["augment"]] == ["FrequencyMask"]
-    assert main(["train", *SMALL, *robust[:2], "--epsilon-mv", "0", "--out", str(tmp_path)]) == 1
+    for wrong in (
+        [*robust[:2], "--epsilon-mv", "0"],
+        [*robust[:2], "--epsilon-mv", "25"],
+        robust[2:4],
+    ):
+        assert main(["train", *SMALL, *wrong, "--out", str(tmp_path / "wrong")]) == 1
 
 
-def write(signal_mv, folder):
+def write(signal_mv, folder, name="made"):
     wfdb.wrsamp(
-        "made", 500, ["mV"] * 12, list(LEADS), signal_mv.astype(float),
+        name, 500, ["mV"] * 12, list(LEADS), signal_mv.astype(float),
         fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(folder),
     )  # fmt: skip
-    return folder / "made.hea"
+    return folder / f"{name}.hea"
+
+
+def test_the_words_of_the_command_line_are_those_of_the_package():
+    assert set(PRESETS) == set(models.PRESETS) and ATTACKS == attacks.ATTACKS
+    assert {name: default for name, (default, _) in RECIPE.items()} == {
+        name: getattr(training.Recipe, name) for name in RECIPE
+    }
+    assert EPSILON_MV == attacks.AdversarialTraining.epsilon_mv
+    for name, presets in MODELS.values():
+        assert issubclass(getattr(models, name), models.TokenClassifier)
+        assert set(getattr(models, presets)) == set(PRESETS)
+
+
+@pytest.mark.parametrize("words", [[], ["train"], ["predict"], ["explain"]])
+def test_help_does_not_wait_for_torch(words):
+    code = (
+        "import sys, ecgbook.__main__ as m\n"
+        "try: m.main(sys.argv[1:] + ['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "slow = {'torch', 'scipy', 'matplotlib', 'pandas', 'wfdb'} & set(sys.modules)\n"
+        "sys.exit(f'{slow} loaded' if slow else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_predict_takes_files_folders_and_patterns_and_goes_on_after_a_bad_file(tmp_path, capsys):
+    made = make_records(3, seed=4)
+    for name, record in zip(("a", "b", "c"), made, strict=True):
+        write(record.signal_mv, tmp_path, name)
+    assert main(["predict", "tutorial", str(tmp_path)]) == 0
+    whole = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[0] for line in whole] == ["a", "b", "c"]
+    write(made[1].signal_mv[:300], tmp_path, "b")
+    for words in (
+        [str(tmp_path)],
+        [str(tmp_path / "*.hea")],
+        sorted(map(str, tmp_path.glob("*.hea"))),
+    ):
+        assert main(["predict", "tutorial", *words]) == 1
+        said = capsys.readouterr()
+        assert [line for line in said.out.splitlines()[2:] if line[0] != " "] == [
+            whole[0],
+            whole[2],
+        ]
+        first, last = said.err.splitlines()
+        assert str(tmp_path / "b.hea") in first and "0.60 s of signal found, 1 s or more" in first
+        assert "2 of 3 records predicted, 1 failed: " in last and "b.hea" in last
+    (tmp_path / "empty").mkdir()
+    for words in (str(tmp_path / "empty"), str(tmp_path / "empty" / "*")):
+        assert main(["predict", "tutorial", words]) == 1
+        assert f"{words}: no header (.hea) found" in capsys.readouterr().err
+
+
+def test_own_classes_stand_over_what_is_predicted(tmp_path, capsys):
+    model = models.CNNBaseline(n_classes=2, **models.PRESETS["tutorial"], n_layers=1).eval()
+    names = ("left bundle branch block", "paced")
+    bundle = training.Bundle(model, models.PREPROCESSING["tutorial"], [0.5, 0.5], {}, names)
+    path = str(training.save(bundle, tmp_path / "m.safetensors"))
+    record = str(write(make_records(1, seed=4)[0].signal_mv, tmp_path))
+    assert main(["predict", path, record]) == 0
+    head, row = capsys.readouterr().out.splitlines()[1:3]
+    assert all(name in head for name in names) and len(row.split()) == 3
+    assert main(["explain", record, "--model", path, "--target", "paced"]) == 0
+    assert capsys.readouterr().out.count("paced: logit") == 1
+    assert main(["explain", record, "--model", path, "--target", "PVC"]) == 1
+    assert "'PVC' found, one of left bundle branch block, paced" in capsys.readouterr().err
+    assert main(["evaluate", path, "--records", "40", "--part", "all"]) == 1
+    assert "a model of left bundle branch block, paced found" in capsys.readouterr().err
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(tmp_path):
+    record = str(write(make_records(1, seed=4)[0].signal_mv, tmp_path))
+    command = f"{sys.executable} -m ecgbook predict tutorial {' '.join([record] * 3)} | head -1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+
+
+def test_beats_outside_of_the_window_are_counted_not_listed(tmp_path, capsys):
+    long = make_records(1, seed=5, seconds=40)[0]
+    path = write(long.signal_mv, tmp_path)
+    assert main(["explain", str(path), "--target", "SR"]) == 0
+    printed = capsys.readouterr().out
+    times = [float(line[:5]) for line in printed.splitlines() if line[5:8] == " s "]
+    assert 11.8 < min(times) and max(times) < 28.2
+    assert "more beats lie outside of what the model sees" in printed
+    assert "Note: the model sees 11.8 to 28.2 s of 40.0 s, and nothing else" in printed
+
+
+@pytest.mark.parametrize("figure", ["page.dance", "none/page.png", "page"])
+def test_a_figure_that_cannot_be_is_refused_before_the_work(figure, tmp_path, capsys):
+    words = ["explain", str(tmp_path / "none.hea"), "--target", "PVC"]
+    assert main([*words, "--figure", str(tmp_path / figure)]) == 1
+    assert f"--figure {tmp_path / figure}" in capsys.readouterr().err
 
 
 def test_predict_prints_what_the_bundle_says_of_a_record(trained, tmp_path, capsys):
@@ -124,12 +225,12 @@ def test_explain_can_explain_a_margin_and_a_record_without_beats(tmp_path, capsy
     printed = capsys.readouterr().out
     assert "PVC - SR: margin " in printed and "finds no R peaks in lead II" in printed
     assert main([*words, "--against", "PVC"]) == 1
-    assert "--against PVC found, a rhythm other than --target wanted" in capsys.readouterr().err
+    assert "--against PVC found, a class other than --target wanted" in capsys.readouterr().err
     assert main(["explain", str(tmp_path / "none.hea"), "--target", "PVC"]) == 1
     assert main([*words, "--figure", str(tmp_path / "page.dance")]) == 1
     assert "dance" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["explain", words[1], "--target", "VT"])
+    assert main(["explain", words[1], "--target", "VT"]) == 1
+    assert "target 'VT' found, one of SR, AF" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_a_part_of_other_data(trained, capsys):

@@ -1,4 +1,4 @@
-"""A reader's own arrays, classes and leads: trained, scored, saved, loaded, predicted, explained."""
+"""A reader's own arrays, classes and leads: trained, scored, saved, loaded and explained."""
 
 from types import SimpleNamespace
 

@@ -44,7 +44,8 @@ class AdversarialTraining:
         a sample may move by three times the budget; or `steps` steps from a random start, cut
         back.
     epsilon_mv : float
-        The budget in mV.
+        The budget in mV, at most 1: more is no small change of an ECG, and probably a mistaken
+        unit.
     steps : int
         Of ``"pgd"``.
     share : float
@@ -77,7 +78,7 @@ class AdversarialTraining:
     def __post_init__(self):
         checks = {
             "attack": (self.attack in ATTACKS, f"one of {', '.join(ATTACKS)}"),
-            "epsilon_mv": (0 < self.epsilon_mv < float("inf"), "a positive number of mV"),
+            "epsilon_mv": (0 < self.epsilon_mv <= 1, "above 0, at most 1 mV,"),
             "steps": (self.steps >= 1, "1 or more"),
             "share": (0 < self.share <= 1, "above 0, at most 1"),
             "watched": (self.watched >= 0, "0 or more"),

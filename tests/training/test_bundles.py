@@ -1,16 +1,20 @@
 """Trained models: files that give them back, and the one of the book scored again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from waves import small, waves
 
+import ecgbook
 from ecgbook import metrics, models, storage, synthetic, training
 from ecgbook.data import from_records
 from ecgbook.labels import RHYTHMS
 from ecgbook.models import MAMBA2_PRESETS, PREPROCESSING, PRESETS
+from ecgbook.records import DoubtfulRecordWarning, Record
 from ecgbook.training import Bundle
 
 
@@ -136,3 +140,73 @@ def test_probabilities_come_in_evaluation_mode_and_any_dtype(dtype):
     found = Bundle(model.to(dtype), bundle.preprocessing, bundle.thresholds).predict(record)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, wanted, atol=0.02)
+
+
+def test_records_arrays_and_data_sets_are_predicted_alike(tmp_path):
+    torch.manual_seed(0)
+    model = models.CNNBaseline(**PRESETS["tutorial"], n_layers=1).eval()
+    bundle = Bundle(model, PREPROCESSING["tutorial"], np.full(5, 0.5))
+    records = synthetic.make_records(5, seed=1, fs_hz=250, seconds=6)
+    dataset = from_records(records, bundle.preprocessing)
+    wanted = bundle.predict(dataset)
+    np.testing.assert_array_equal(wanted, training.predict(model, dataset))
+    for found in (bundle.predict(records), bundle.predict(iter(records), batch_size=2)):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert bundle.predict(records[0]).shape == (5,) and bundle.predict([]).shape == (0, 5)
+    other = from_records(records, replace(bundle.preprocessing, band_hz=None))
+    with pytest.raises(ValueError, match="a data set with preprocessing .*None.* found, .* wanted"):
+        bundle.predict(other)
+
+
+@pytest.mark.parametrize("odd", ["a.hea", Path("a.hea"), np.zeros((5000, 12)), None, [1, 2], 3])
+def test_what_is_no_record_is_refused_with_the_way_to_make_one(odd):
+    bundle = training.load("tutorial")
+    with pytest.raises(TypeError, match=r"found, .* wanted; .*read_record"):
+        bundle.predict(odd)
+
+
+@pytest.mark.parametrize("thresholds", [[0.5], np.full(6, 0.5), np.full(5, np.nan), [2.0] * 5])
+def test_thresholds_are_one_a_class(thresholds):
+    model = models.CNNBaseline(**PRESETS["tutorial"], n_layers=1).eval()
+    with pytest.raises(ValueError, match="thresholds .* found, one from 0 to 1 for each of SR, AF"):
+        Bundle(model, PREPROCESSING["tutorial"], thresholds)
+
+
+def test_notes_of_a_record_are_warned_of_and_a_window_is_said():
+    [long] = synthetic.make_records(1, seed=1, seconds=40)
+    bundle = training.load("tutorial")
+    with pytest.warns(DoubtfulRecordWarning, match="the model sees 11.8 to 28.2 s of 40.0 s"):
+        bundle.predict(long)
+    record = Record("mine", 1000 * long.signal_mv[:5000], long.fs_hz)
+    assert bundle.notes(record) == record.notes
+    with pytest.warns(DoubtfulRecordWarning, match="mine: .*is the unit or the gain right"):
+        bundle.predict(record)
+
+
+def test_a_folder_means_its_model_and_a_checkpoint_is_none(tmp_path):
+    run = tmp_path / "run"
+    sets, recipe = (waves(32), waves(16, 1000)), training.Recipe(epochs=1)
+    bundle = training.fit(small(), *sets, recipe, run, progress=False)
+    assert training.load(run).card == bundle.card
+    with pytest.raises(ValueError, match="this is a checkpoint: .* load model.safetensors"):
+        training.load(run / "last.safetensors")
+
+
+def test_broken_weights_and_settings_are_named(tmp_path):
+    model = models.CNNBaseline(**PRESETS["tutorial"], n_layers=1).eval()
+    path = tmp_path / "m.safetensors"
+    training.save(Bundle(model, PREPROCESSING["tutorial"], np.full(5, 0.5)), path)
+    tensors, header = storage.read_safetensors(path)
+    assert header["ecgbook"] == ecgbook.__version__
+    for change, message in (
+        ({"thresholds": None}, "thresholds"),
+        ({"preprocessing": {**header["preprocessing"], "notch_hz": 50}}, "notch_hz=50 found"),
+        ({"classes": ["A", "B"]}, "for each of A, B"),
+    ):
+        storage.write_safetensors(path, tensors, header | change)
+        with pytest.raises(ValueError, match=f"m.safetensors: weights or settings .*{message}"):
+            training.load(path)
+    tensors["head.bias"][0] = torch.nan
+    storage.write_safetensors(path, tensors, header)
+    with pytest.raises(ValueError, match="head.bias is not finite"):
+        training.load(path)

@@ -1,10 +1,12 @@
 """Training: learns, resumes bit for bit, survives kills, and splits over processes."""
 
+import datetime
 import json
 import os
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 from waves import small, waves
 
-from ecgbook import training
+from ecgbook import storage, training
 from ecgbook.attacks import AdversarialTraining, CatastrophicOverfittingWarning
 from ecgbook.augment import FrequencyMask, Mixup
 from ecgbook.data import ECGDataset
@@ -326,3 +328,117 @@ def test_an_own_module_trains_and_is_refused_where_it_could_not_be_saved(tmp_pat
     assert not epochs and not (tmp_path / "run").exists()
     bundle = fit(Own(), *sets, recipe, progress=False)
     assert bundle.card["best_epoch"] in (0, 1)
+
+
+def test_fp16_on_a_cpu_is_refused_and_not_silently_float32():
+    if torch.cuda.is_available():
+        pytest.skip("this machine can train in fp16")
+    with pytest.raises(
+        ValueError, match="precision='fp16' found on a CPU, .* use precision='bf16'"
+    ):
+        fit(small(), waves(32), waves(16, 1000), Recipe(precision="fp16"), progress=False)
+
+
+@pytest.mark.parametrize("about", [{"when": datetime.date(2026, 1, 1)}, {"loss": float("inf")}])
+def test_a_card_that_json_cannot_hold_is_refused_before_the_first_epoch(tmp_path, about):
+    epochs, (key,) = [], about
+    with pytest.raises(ValueError, match=f"{key} of class .* found in the card, plain values"):
+        fit(
+            small(), waves(32), waves(16, 1000), Recipe(), tmp_path / "run",
+            progress=False, on_epoch=epochs.append, about=about,
+        )  # fmt: skip
+    assert not epochs and not (tmp_path / "run").exists()
+    about = {"mean": np.float32(0.5), "shape": (2, 3), "rows": np.arange(3)}
+    bundle = fit(
+        small(), waves(32), waves(16, 1000), Recipe(epochs=1), tmp_path / "run",
+        progress=False, about=about,
+    )  # fmt: skip
+    assert load(tmp_path / "run").card["rows"] == [0, 1, 2] and bundle.card["shape"] == (2, 3)
+
+
+def test_a_second_training_in_the_same_folder_is_refused_and_the_first_one_whole(tmp_path):
+    sets, said = (waves(32), waves(16, 1000)), []
+
+    def meanwhile(row):
+        with pytest.raises(OSError, match="another process .* is writing here"):
+            fit(small(1), *sets, Recipe(epochs=1), tmp_path, resume=True, progress=False)
+        said.append(row)
+
+    first = fit(small(), *sets, Recipe(epochs=2), tmp_path, progress=False, on_epoch=meanwhile)
+    assert len(said) == 2 and states_equal(load(tmp_path).model, first.model)
+    assert load(tmp_path).card == json.loads((tmp_path / "training.json").read_text())
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_finished_model_without_its_checkpoint_is_not_overwritten(tmp_path, resume):
+    sets = waves(32), waves(16, 1000)
+    fit(small(), *sets, Recipe(epochs=1), tmp_path, progress=False)
+    (tmp_path / "last.safetensors").unlink()
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="model.safetensors: a model found without the checkpoint"):
+        fit(small(1), *sets, Recipe(epochs=1), tmp_path, resume, progress=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_may_be_made_longer_and_its_card_says_so(tmp_path):
+    sets, short = (waves(96), waves(48, 1000)), replace(PLAIN, epochs=2)
+    fit(small(), *sets, short, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"epochs=2 found, epochs=1 wanted; .* may grow"):
+        fit(small(), *sets, replace(PLAIN, epochs=1), tmp_path, resume=True, progress=False)
+    rates = []
+    longer = replace(PLAIN, epochs=4, patience=9)
+    with torch_steps(rates):
+        bundle = fit(small(7), *sets, longer, tmp_path, resume=True, progress=False)
+    n_steps = 96 // PLAIN.batch_size
+    wanted = [
+        loop._schedule(step, 4 * n_steps, PLAIN.warmup) * PLAIN.learning_rate
+        for step in range(2 * n_steps, 4 * n_steps)
+    ]
+    np.testing.assert_allclose(rates, wanted, err_msg="the schedule is that of the longer run")
+    assert [row["epoch"] for row in bundle.card["epochs"]] == [0, 1, 2, 3]
+    assert bundle.card["epochs_before"] == [2] and bundle.card["recipe"]["epochs"] == 4
+    longest = fit(small(), *sets, replace(longer, epochs=5), tmp_path, resume=True, progress=False)
+    assert longest.card["epochs_before"] == [2, 4] and len(longest.card["epochs"]) == 5
+    assert "epochs_before" not in fit(small(), *sets, short, progress=False).card
+
+
+@contextmanager
+def torch_steps(rates):
+    """Note the learning rate of every step of AdamW."""
+    step = torch.optim.AdamW.step
+
+    def noted(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", noted)
+        yield
+
+
+def test_a_disk_without_room_is_said_before_the_first_epoch(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    epochs = []
+    with pytest.raises(OSError, match="No space left on device found, room for 0.. MB of checkpoi"):
+        fit(
+            small(), waves(32), waves(16, 1000), Recipe(epochs=1), tmp_path,
+            progress=False, on_epoch=epochs.append,
+        )  # fmt: skip
+    assert not epochs and not [p for p in tmp_path.iterdir() if p.name[0] != "."]
+
+
+def test_a_stored_recipe_trains_the_same_model_again(tmp_path):
+    sets = waves(64), waves(48, 1000)
+    first = fit(small(), *sets, replace(ROBUST, epochs=2), tmp_path, progress=False)
+    recipe = Recipe.from_dict(load(tmp_path).card["recipe"])
+    assert recipe == replace(ROBUST, epochs=2)
+    assert states_equal(first.model, fit(small(), *sets, recipe, progress=False).model)
+
+
+def test_a_learning_rate_that_breaks_the_model_is_named():
+    recipe = Recipe(epochs=3, learning_rate=1e30, warmup=0.0)
+    with pytest.raises(ValueError, match=r"lower learning_rate=1e\+30 or check the records"):
+        fit(small(), waves(64), waves(16, 1000), recipe, progress=False)
