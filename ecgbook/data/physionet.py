@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from ..storage import book_file
+from ..storage import book_file, folder_lock, whole_file
 
 BASE_URLS: tuple[str, ...] = (
     "https://physionet.org/files/",
@@ -43,6 +44,7 @@ _PATH = re.compile(r"[\w./-]+", re.ASCII)
 _SUM = re.compile(r"([0-9a-f]{64}) [ *]?(.+)")
 _SOURCE = ("source_repo", "source_path", "source_commit", "note")  # last columns of the manifest
 _PAUSES_S = (0.5, 2.0)  # between the rounds of tries of a file
+_LONGEST_PAUSE_S = 60.0  # where a server says how long to wait
 
 
 class DownloadError(RuntimeError):
@@ -87,24 +89,42 @@ def read_list(path: str | Path) -> list[dict[str, str]]:
     ----------
     path : str or Path
         CSV with a row a record: ``record``, ``folder``, ``project`` (name/version at PhysioNet)
-        and any facts for the manifest.
+        and any facts for the manifest. UTF-8, separated by commas, or all by semicolons.
 
     Returns
     -------
     list of dict
-        The rows; all values are strings.
+        The rows; all values are strings, without blanks around them.
 
     Raises
     ------
     ValueError
-        If a column is missing, a name is not plain, a folder is unknown or a record comes twice.
+        If the file is empty or not UTF-8, a column is missing, a row is too long, a name is not
+        plain, a folder is unknown or a record comes twice.
     """
     path = Path(path)
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if missing := {"record", "folder", "project"} - set(reader.fieldnames or ()):
-        raise ValueError(f"{path}: columns {sorted(missing)} missing")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets write a mark in front
+        comma = "," in text.lstrip().partition("\n")[0]
+        file = io.StringIO(text, newline="")
+        reader = csv.reader(file, delimiter="," if comma else ";", skipinitialspace=True)
+        table = [[value.strip() for value in line] for line in reader if any(line)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{path}: {error}; a table in UTF-8 wanted: save the list as 'CSV UTF-8'"
+        ) from error
+    if not table:
+        raise ValueError(f"{path}: empty file found, a line of column names and records wanted")
+    columns, *lines = table
+    if missing := {"record", "folder", "project"} - set(columns):
+        raise ValueError(f"{path}: columns {sorted(missing)} missing, only {columns} found")
+    for number, line in enumerate(lines, start=1):
+        if len(line) != len(columns):
+            raise ValueError(
+                f"{path}: {len(line)} values found in row {number}, {len(columns)} wanted, as many "
+                "as columns; put a value that holds the separator in quotes"
+            )
+    rows = [dict(zip(columns, line, strict=True)) for line in lines]
     _check_rows(rows, str(path))
     return rows
 
@@ -120,7 +140,8 @@ def download(
     """Fetch records from PhysioNet and write a manifest of those that are whole.
 
     Files that are there with the published hash are kept without a request, so that a broken
-    download resumes; a file that differs is replaced. Run one download a folder at a time.
+    download resumes; a file that differs is replaced. A second download into the folder is
+    refused as long as the first runs.
 
     Parameters
     ----------
@@ -147,6 +168,9 @@ def download(
         If a file could not be fetched, is not published, or does not match its hash. The
         manifest is written all the same, with the records that are whole; only without a
         project's list of hashes is nothing touched.
+    OSError
+        If another download into the folder is running, or the manifest or a list of hashes could
+        not be written.
     ValueError
         If the list or an argument is not valid.
     """
@@ -158,7 +182,7 @@ def download(
     if isinstance(base_urls, str) or not base_urls:
         raise ValueError(f"base_urls {base_urls!r} found, a sequence of at least one URL wanted")
 
-    with _quiet_pooch():
+    with folder_lock(folder), _quiet_pooch():
         files, failed = _resolve(rows, folder / ".cache", base_urls)
         total = len(files) + len(failed)
         todo = [file for file in files if not _is_whole(folder / file.name, file.sha256)]
@@ -175,8 +199,8 @@ def download(
         finally:
             pool.shutdown(cancel_futures=True)
             bar.close()
-    shutil.rmtree(folder / ".cache" / "incoming", ignore_errors=True)
-    manifest = _write_manifest(folder, rows, files, failed)
+        shutil.rmtree(folder / ".cache" / "incoming", ignore_errors=True)
+        manifest = _write_manifest(folder, rows, files, failed)
     if failed:
         raise DownloadError(failed, total)
     return manifest
@@ -265,12 +289,18 @@ def _parse_sums(path: Path, wanted: set[str]) -> dict[str, list[tuple[str, str]]
 
 
 def _is_whole(path: Path, sha256: str) -> bool:
-    return path.is_file() and pooch.file_hash(path) == sha256
+    try:
+        return path.is_file() and pooch.file_hash(path) == sha256
+    except OSError:  # it cannot be read: perhaps it can be replaced
+        return False
 
 
 def _fetch(file: _File, folder: Path, base_urls: Sequence[str]) -> str | None:
     urls = [f"{base.rstrip('/')}/{file.project}/{file.path}" for base in base_urls]
-    return _get(urls, file.sha256, folder / file.name, folder / ".cache")
+    try:
+        return _get(urls, file.sha256, folder / file.name, folder / ".cache")
+    except OSError as error:  # of the disk: other files may still have a place
+        return f"not written: {error}"
 
 
 def _get(
@@ -283,15 +313,18 @@ def _get(
     """Fetch a file from the first URL that has it, then move it to `target` in one step.
 
     Returns None, or the reason why no URL gave it. Lost connections and servers that are busy
-    are tried again after the pauses of `_PAUSES_S`; a missing or wrong file is not.
+    are tried again after the pauses of `_PAUSES_S`, or longer where a server says so; a missing
+    or wrong file is not.
     """
     incoming = cache / "incoming"
     for place in (incoming, target.parent):
         place.mkdir(parents=True, exist_ok=True)
     reasons: dict[str, str] = {}
     left = list(urls)
+    asked_s = 0.0
     for pause_s in (0.0, *_PAUSES_S):
-        time.sleep(pause_s if left else 0)
+        time.sleep(max(pause_s, asked_s) if left else 0)
+        asked_s = 0.0
         for url in list(left):
             try:
                 got = Path(
@@ -310,6 +343,8 @@ def _get(
                 answer = error.response
                 if answer is not None and answer.status_code < 500 and answer.status_code != 429:
                     left.remove(url)
+                else:
+                    asked_s = max(asked_s, _wanted_pause_s(answer))
             except ValueError as error:  # of pooch: the hash differs; or of check
                 (incoming / f"{target.parent.name}-{target.name}").unlink(missing_ok=True)
                 reasons[url] = "not the published file (SHA-256 differs)" if sha256 else str(error)
@@ -318,6 +353,12 @@ def _get(
                 os.replace(got, target)
                 return None
     return "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
+
+
+def _wanted_pause_s(answer: requests.Response | None) -> float:
+    """Return how long a busy server asks to be left alone, within reason."""
+    text = "" if answer is None else answer.headers.get("Retry-After", "")
+    return min(float(text), _LONGEST_PAUSE_S) if text.isascii() and text.isdigit() else 0.0
 
 
 def _write_manifest(
@@ -333,12 +374,11 @@ def _write_manifest(
             whole.append(row | {"source_repo": f"physionet.org/{project}", "source_path": path})
     facts = [c for c in rows[0] if c not in ("record", "folder", "database", "project", *_SOURCE)]
     columns = ["record", "folder", "database", *facts, *_SOURCE]
-    part, manifest = folder / ".cache" / "manifest.csv", folder / "manifest.csv"
-    with part.open("w", newline="", encoding="utf-8") as file:
+    manifest = folder / "manifest.csv"
+    with whole_file(manifest) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(whole)
-    os.replace(part, manifest)
     return manifest
 
 

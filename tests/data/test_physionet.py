@@ -3,10 +3,12 @@
 import csv
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -63,6 +65,7 @@ class Server:
             self.publish(project)
         self.log, self.lock, self.now, self.most = [], threading.Lock(), 0, 0
         self.hook = lambda path, body: (200, body, len(body))
+        self.headers = {}  # of every answer
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -80,6 +83,8 @@ class Server:
                     status, body, length = found
                     self.send_response(status)
                     self.send_header("Content-Length", str(length))
+                    for name, value in outer.headers.items():
+                        self.send_header(name, value)
                     self.end_headers()
                     for part in body if isinstance(body, list) else [body]:
                         self.wfile.write(part) if isinstance(part, bytes) else part()
@@ -408,6 +413,127 @@ def test_bad_arguments_are_refused(server, tmp_path):
     listing.write_text("record,folder\nA0001,challenge2021\n")
     with pytest.raises(ValueError, match=r"columns \['project'\] missing"):
         physionet.read_list(listing)
+
+
+TABLE = "record,folder,project,snomed\nA0001,challenge2021,challenge-2021/1.0.3,1;2\n"
+ROW = {
+    "record": "A0001",
+    "folder": "challenge2021",
+    "project": "challenge-2021/1.0.3",
+    "snomed": "1;2",
+}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TABLE.encode(),
+        TABLE.encode("utf-8-sig"),
+        TABLE.replace(",", ", ").replace("A0001", " A0001 ").encode(),
+        TABLE.replace("1;2", '"1;2"').replace(",", ";").replace("\n", "\r\n").encode(),
+        b"\n" + TABLE.encode() + b"\n,,,\n",
+    ],
+    ids=["plain", "mark", "blanks", "semicolons", "empty lines"],
+)
+def test_a_list_is_read_as_spreadsheets_write_it(tmp_path, content):
+    listing = tmp_path / "list.csv"
+    listing.write_bytes(content)
+    assert physionet.read_list(listing) == [ROW]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty file found"),
+        (b"\n,\n", "empty file found"),
+        (TABLE.encode("utf-16"), "UTF-8 wanted"),
+        (TABLE.encode("utf-16-le"), "UTF-8 wanted|columns .* missing"),
+        (TABLE.replace("1;2", "Müller").encode("latin-1"), "UTF-8 wanted"),
+        (TABLE.replace(",", "\t").encode(), r"columns .* missing, only \['record\\tfolder"),
+        (TABLE.replace("1;2", "1,2").encode(), "5 values found in row 1, 4 wanted"),
+        (TABLE.replace(",1;2", "").encode(), "3 values found in row 1, 4 wanted"),
+        (TABLE.partition("\n")[0].encode(), "no records found"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_named(tmp_path, content, message):
+    listing = tmp_path / "list.csv"
+    listing.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(listing))}: .*{message}"):
+        physionet.read_list(listing)
+
+
+def test_a_second_download_into_the_folder_is_refused(server, tmp_path):
+    refused = []
+
+    def tries_another(path, body):
+        try:
+            fetch(server, tmp_path)
+        except OSError as error:
+            refused.append(str(error))
+        return 200, body, len(body)
+
+    server.hook = tries_another
+    fetch(server, tmp_path)
+    assert len(refused) == len(server.log)
+    assert all(re.match(r".*another process \(pid \d+ on .* is writing here", x) for x in refused)
+    assert on_disk(tmp_path) == server.content and len(manifest_of(tmp_path)) == len(RECORDS)
+    server.hook = lambda path, body: (200, body, len(body))
+    fetch(server, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["incoming", "target"])
+def test_a_file_that_the_disk_does_not_take_is_named_and_the_others_come(
+    server, tmp_path, monkeypatch, place
+):
+    if place == "target":
+        (tmp_path / "ludb" / "1.v3").mkdir(parents=True)  # a folder has its name
+    else:
+        retrieve = physionet.pooch.retrieve
+
+        def full(url, **options):
+            if url.endswith("/1.v3"):
+                raise OSError(28, "No space left on device")
+            return retrieve(url, **options)
+
+        monkeypatch.setattr(physionet.pooch, "retrieve", full)
+    with pytest.raises(DownloadError, match=r"ludb/1\.v3: not written: \[Errno") as error:
+        fetch(server, tmp_path)
+    assert list(error.value.failed) == ["ludb/1.v3"]
+    assert len(manifest_of(tmp_path)) == len(RECORDS) - 1
+    if place == "target":
+        (tmp_path / "ludb" / "1.v3").rmdir()
+    assert on_disk(tmp_path).keys() == server.content.keys() - {"ludb/1.v3"}
+
+
+def test_a_file_that_cannot_be_read_is_fetched_again(server, tmp_path, monkeypatch):
+    fetch(server, tmp_path)
+    server.log.clear()
+    whole = physionet.pooch.file_hash
+
+    def broken(path):
+        if str(path) == str(tmp_path / "ludb" / "1.v3"):
+            raise OSError(5, "Input/output error")
+        return whole(path)
+
+    monkeypatch.setattr(physionet.pooch, "file_hash", broken)
+    fetch(server, tmp_path)
+    assert server.log == ["ludb/1.0.1/data/1.v3"]
+
+
+@pytest.mark.parametrize(
+    ("header", "waited"),
+    [("30", 30), ("3600", 60), ("0", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("²", 0), (None, 0)],
+)
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_busy_server_says_how_long_to_wait(server, tmp_path, monkeypatch, status, header, waited):
+    waits = []
+    monkeypatch.setattr(physionet, "time", types.SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr(physionet, "_PAUSES_S", (0.25, 0.5))
+    server.headers = {} if header is None else {"Retry-After": header}
+    server.hook = lambda path, body: (status, HTML, len(HTML))
+    with pytest.raises(DownloadError, match=str(status)):
+        fetch(server, tmp_path)
+    assert waits == [0, max(waited, 0.25), max(waited, 0.5)]
 
 
 @pytest.mark.parametrize("status", [503, 429])
