@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import __version__
 from .labels import POLICIES
 
 if TYPE_CHECKING:
@@ -72,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Fetch ECGs, train and evaluate the models of the ECG book. "
         "For teaching, not for diagnosis.",
     )
-    parser.add_argument("--version", action="version", version=f"ecgbook {__version__}")
+    version = vars(sys.modules["ecgbook"])["__version__"]
+    parser.add_argument("--version", action="version", version=f"ecgbook {version}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     download = commands.add_parser("download", help="fetch the book's real ECGs from PhysioNet")
