@@ -31,10 +31,10 @@ def vision(direction):
 def settle(module, seed=0):
     """Return the module in evaluation mode and float64, with everything moved from its start."""
     scramble(module, seed)
-    for number, part in enumerate(module.modules()):
-        if isinstance(part, nn.BatchNorm1d):
-            part.running_mean.copy_(0.3 * normal(part.running_mean.shape, seed=number))
-            part.running_var.copy_(normal(part.running_var.shape, seed=number + 1).exp())
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm1d)]
+    for number, norm in enumerate(norms, 8):  # draws in which no missing rule hides by chance
+        norm.running_mean.copy_(0.3 * normal(norm.running_mean.shape, seed=number))
+        norm.running_var.copy_(normal(norm.running_var.shape, seed=number + 1).exp())
     return module.eval()
 
 
