@@ -320,15 +320,15 @@ def from_arrays(
             f"signals, classes {', '.join(classes)}; name others with classes=(...)"
         )
     names = [str(i) for i in range(len(signals))] if names is None else names
-    patients = [None] * len(signals) if patients is None else patients
-    for what, values in (("names", names), ("patients", patients)):
+    whose = [None] * len(signals) if patients is None else patients
+    for what, values in (("names", names), ("patients", whose)):
         if len(values) != len(signals):
             raise ValueError(f"{len(values)} {what} found, {len(signals)} wanted: one a signal")
     if preprocessing is None:
         preprocessing = Preprocessing(fs_hz, max((len(each) for each in signals), default=1))
     records = (
         Record(str(name), signal, fs_hz, leads=leads, labels=labels, patient=patient)
-        for name, signal, labels, patient in zip(names, signals, y, patients, strict=True)
+        for name, signal, labels, patient in zip(names, signals, y, whose, strict=True)
     )
     return from_records(records, preprocessing, database, classes=classes, leads=leads)
 

@@ -19,10 +19,15 @@ from ..leads import LEADS
 BEAT_RATE_HZ = 500  # XQRS finds beats that are not there where samples are few
 AMPLITUDE_MV = (0.1, 10.0)
 """Height of beats beyond which a unit or a gain is more likely wrong than a heart is unusual."""
-BEATS_PER_MIN = (25.0, 250.0)
+BEATS_PER_MIN = (40.0, 200.0)
 """Rates of beats beyond which the sampling rate is more likely wrong."""
 _RAILED = 0.01  # share of a lead's samples at its highest or lowest value, in runs, from which on
 _RUN = 5  # samples in a row that make such a run
+_STILL_S = 1.0  # from which on it is said that no lead moves
+_MAINS_HZ = (50.0, 60.0)
+_HUM_MV = 0.1  # amplitude of mains in the median lead from which on it is said
+_WANDER_MV = 3.0  # range of the baseline in the median lead from which on it is said
+_BEAT_BAND_HZ = 40.0  # below which most of the power of a heart lies
 _MISSING = 0.01  # share of samples from which on it is said
 _INVERTED = -0.7  # correlation of lead I, or II, with V6, below which it is said
 
@@ -196,6 +201,9 @@ def _notes(signal_mv: np.ndarray, fs_hz: float, leads: tuple[str, ...]) -> Itera
         yield f"clipped: {_named(railed, leads)} often stay at their highest or lowest value"
     if copied := _copied(signal_mv, dead, leads):
         yield f"copied: {', '.join(f'{a} is {b}' for a, b in copied)}"
+    if (still_s := _longest_still(live) / fs_hz) >= _STILL_S:
+        yield f"{still_s:.1f} s in a row no lead moves: an end, or a gap, filled with one value?"
+    yield from _disturbed(live, fs_hz)
     yield from _electrodes(signal_mv, dead, leads)
     yield from _proportions(signal_mv, dead, fs_hz, leads)
 
@@ -221,6 +229,39 @@ def _copied(
         if known != lead and not off:
             pairs.append((lead, known))
     return pairs
+
+
+def _longest_still(live: np.ndarray) -> int:
+    """Count the samples of the longest stretch in which no lead changes; gaps are no stretch."""
+    still = np.concatenate([[False], (np.diff(live, axis=0) == 0).all(axis=1), [False]])
+    edges = np.flatnonzero(np.diff(still.astype(int)))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+def _disturbed(live: np.ndarray, fs_hz: float) -> Iterator[str]:
+    """Mains, a wandering baseline, and what has its power where no heart has it."""
+    if len(live) < fs_hz:
+        return
+    x = np.nan_to_num(live - np.nanmean(live, axis=0))
+    window = np.hanning(len(x))[:, None]
+    amplitude = 2 * np.abs(np.fft.rfft(window * x, axis=0)) / window.sum()
+    hz = np.fft.rfftfreq(len(x), 1 / fs_hz)
+    for mains_hz in _MAINS_HZ:
+        near = np.abs(hz - mains_hz) <= max(0.5, fs_hz / len(x))
+        hum_mv = np.median(amplitude[near].max(axis=0)) if near.any() else 0.0
+        if hum_mv >= _HUM_MV:
+            yield f"mains of {mains_hz:.0f} Hz with {hum_mv:.2g} mV in the median lead"
+    one_s = np.ones(max(1, round(fs_hz))) / max(1, round(fs_hz))
+    baseline = scipy.signal.oaconvolve(x, one_s[:, None], "valid", axes=0)
+    if (range_mv := np.median(np.ptp(baseline, axis=0))) >= _WANDER_MV:
+        yield f"the baseline wanders by {range_mv:.2g} mV in the median lead"
+    power = amplitude[hz > 0.5] ** 2
+    fast = power[hz[hz > 0.5] > _BEAT_BAND_HZ].sum(axis=0) / power.sum(axis=0).clip(min=1e-30)
+    if np.median(fast) > 0.5:
+        yield (
+            f"{np.median(fast):.0%} of the power lies above {_BEAT_BAND_HZ:.0f} Hz, where a heart "
+            "has little: is it an ECG?"
+        )
 
 
 def _electrodes(signal_mv: np.ndarray, dead: np.ndarray, leads: tuple[str, ...]) -> Iterator[str]:

@@ -121,7 +121,7 @@ def _columns(signal_mv, leads: tuple[str, ...]) -> np.ndarray:
             )
         signal_mv = signal_mv[list(leads)]
     if isinstance(signal_mv, np.ma.MaskedArray):
-        signal_mv = signal_mv.astype(np.float32).filled(np.nan)
+        signal_mv = np.ma.filled(signal_mv.astype(np.float32), np.nan)
     return np.asarray(signal_mv)
 
 
@@ -170,7 +170,7 @@ def read_record(path: str | os.PathLike) -> Record:
     signal_mv.flags.writeable = False
 
     rescaled = np.array_equal(np.ptp(counts.astype(np.int32), axis=0), gain)
-    _check_leads(path, counts, signal_mv, gain, rescaled)
+    _check_leads(path, counts, signal_mv, gain, rescaled, header.rate_hz)
     return Record(path.stem, signal_mv, header.rate_hz, codes, age, sex, rescaled)
 
 
@@ -225,9 +225,18 @@ def _check_counts(path: Path, header: Header, counts: np.ndarray) -> None:
 
 
 def _check_leads(
-    path: Path, counts: np.ndarray, signal_mv: np.ndarray, gain: np.ndarray, rescaled: bool
+    path: Path,
+    counts: np.ndarray,
+    signal_mv: np.ndarray,
+    gain: np.ndarray,
+    rescaled: bool,
+    rate_hz: float,
 ) -> None:
     """Reject doubled leads, and limb leads that break their identities (standard lead order)."""
+    known = (counts != _MISSING).any(axis=1).sum()
+    if 0 < known < min(len(counts), rate_hz):
+        found = f"{known / rate_hz:.2f} s that are not missing"
+        raise RecordError(path, "signal", found, "1 s or more")
     flat = (counts == counts[0]).all(axis=0)
     lead_of: dict[bytes, str] = {}
     for lead, column, is_flat in zip(LEADS, counts.T, flat, strict=True):
@@ -247,7 +256,7 @@ def _check_leads(
     if (wrong := np.flatnonzero(beyond & checkable)).size:
         k = wrong[0]
         found = f"{LEADS[2 + k]} off by {np.nanpercentile(residual[:, k], 99):.3g}{unit}"
-        fix = "look for swapped or mislabelled limb leads, or a wrong gain"
+        fix = "look for swapped, mislabelled or clipped limb leads, or a wrong gain"
         raise RecordError(
             path, "limb leads", found, f"at most {limit:.3g}{unit} from I and II", fix
         )

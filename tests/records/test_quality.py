@@ -79,6 +79,10 @@ def changed(columns=ALL, rows=ALL, to=0.0):
     return change
 
 
+def wave(hz, amplitude_mv, fs_hz=500, seconds=10):
+    return amplitude_mv * np.sin(2 * np.pi * hz * np.arange(seconds * fs_hz) / fs_hz)[:, None]
+
+
 def exchanged(first, second):
     def change(x):
         electrodes = {"RA": 0 * x[:, 0], "LA": x[:, 0], "LL": x[:, 1]}
@@ -110,6 +114,11 @@ def exchanged(first, second):
         (lambda x: x / 1000, "is the unit or the gain right"),
         (lambda x: x[:800], "1.6 s are too short to tell a rhythm"),
         (lambda x: np.random.default_rng(0).normal(0, 1e-4, x.shape) + 1, "beats found in II"),
+        (lambda x: np.random.default_rng(0).normal(0, 0.3, x.shape), "is it an ECG?"),
+        (lambda x: x + wave(50, 0.5), "mains of 50 Hz with 0.5 mV in the median lead"),
+        (lambda x: x + wave(60, 0.2), "mains of 60 Hz with 0.2 mV in the median lead"),
+        (lambda x: x + wave(0.2, 5), "the baseline wanders by"),
+        (changed(rows=slice(3000, None)), "4.0 s in a row no lead moves"),
     ],
 )
 def test_what_is_wrong_is_said(change, note):

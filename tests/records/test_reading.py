@@ -177,6 +177,14 @@ def test_missing_samples_are_nan_and_only_they(tmp_path):
     assert_same(read_record(path), np.where(counts == -32768, np.nan, counts / 1000))
 
 
+def test_a_record_of_which_almost_nothing_is_there_is_named(tmp_path):
+    counts = np.full((1000, 12), -32768)
+    counts[:300] = make_counts()[:300]
+    path = write(tmp_path, header_of(counts, "old"), body_of(counts, "old"), "old")
+    with pytest.raises(RecordError, match="signal: found 0.60 s that are not missing, wanted 1 s"):
+        read_record(path)
+
+
 @pytest.mark.parametrize("flat", [(0,), (1, 2), (4,), (6, 7, 8, 9, 10, 11), tuple(range(12))])
 def test_flat_leads_are_read_not_refused(tmp_path, flat):
     counts = make_counts()
