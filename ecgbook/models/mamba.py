@@ -297,12 +297,13 @@ class Unidirectional(nn.Module):
         n_groups: int = 1,
     ):
         super().__init__()
+        self.d_model = d_model
         self.norm = RMSNorm(d_model)
         self.mixer = Mamba2(d_model, d_state, head_dim, expand, d_conv, n_groups)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Transform tokens ``x (batch, length, d_model)``; mask and errors as for `Mamba`."""
-        check_tokens(x, mask, self.mixer.d_model)
+        check_tokens(x, mask, self.d_model)
         return x + self.mixer(self.norm(x), mask)
 
 

@@ -94,6 +94,7 @@ class VisionMambaBlock(nn.Module):
         dt_rank: int | None = None,
     ):
         super().__init__()
+        self.d_model = d_model
         self.norm = RMSNorm(d_model)
         self.mixer = VisionMamba(d_model, direction, d_state, d_conv, expand, dt_rank)
 
@@ -109,5 +110,5 @@ class VisionMambaBlock(nn.Module):
         -------
         Tensor, shape (batch, length, d_model)
         """
-        check_tokens(x, mask, self.mixer.d_model)
+        check_tokens(x, mask, self.d_model)
         return x + self.mixer(self.norm(x), mask)
