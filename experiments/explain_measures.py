@@ -140,7 +140,7 @@ def shared_out(chosen: Chosen, model: nn.Module, method: Method) -> dict:
             relevance = method(model, x, torch.full((len(x),), number), mask).numpy()
             for i, row in enumerate(rows):
                 record = chosen.source[row]
-                start_s = STEPS.start_s(len(record.signal_mv), record.fs_hz)
+                start_s, _ = STEPS.window_s(record.signal_mv, record.fs_hz)
                 for s, scheme in enumerate(ludb.SCHEMES):
                     given = (STEPS.fs_hz, mask[i].numpy(), start_s, scheme)
                     found[i, t, s] = ludb.amounts(relevance[i], record, *given)

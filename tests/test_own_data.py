@@ -203,13 +203,13 @@ def test_records_of_files_bring_their_codes_and_those_of_somebody_their_labels()
 def test_of_a_table_the_columns_are_taken_by_name():
     pandas = pytest.importorskip("pandas")
     x = nine_findings(1, leads=12)[0][0]
-    table = pandas.DataFrame(x[:, ::-1], columns=LEADS[::-1])
+    table = pandas.DataFrame(x[:, ::-1], columns=[lead.lower() for lead in LEADS[::-1]])
     np.testing.assert_array_equal(Record("a", table, FS_HZ).signal_mv, x)
     np.testing.assert_array_equal(Record("a", pandas.DataFrame(x), FS_HZ).signal_mv, x)
     with pytest.raises(
         ValueError, match="a: a table with the columns A, .* found, I, II, .* wanted"
     ):
-        Record("a", table.rename(columns={"V6": "A"}), FS_HZ)
+        Record("a", table.rename(columns={"v6": "A"}), FS_HZ)
     holes = np.ma.masked_array(x, mask=x > 1)
     assert np.isnan(Record("a", holes, FS_HZ).signal_mv).sum() == (x > 1).sum()
 

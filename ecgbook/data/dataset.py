@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..labels import RHYTHMS, label_mask, multi_hot
-from ..leads import LEADS
+from ..leads import LEADS, column_names
 from ..records import AMPLITUDE_MV, DoubtfulRecordWarning, Record, check_alive, height_mv
 from ..signals import Preprocessing
 from .groups import join_records, signal_hash
@@ -65,8 +65,8 @@ class ECGDataset(Dataset):
     leads: tuple[str, ...] = LEADS
 
     def __post_init__(self):
-        for name in ("classes", "leads"):
-            object.__setattr__(self, name, _names(name, getattr(self, name)))
+        object.__setattr__(self, "classes", _class_names(self.classes))
+        object.__setattr__(self, "leads", column_names(self.leads))
         shapes = {
             "x": (len(self.x), self.preprocessing.n_samples, len(self.leads)),
             "y": (len(self.x), len(self.classes)),
@@ -235,7 +235,7 @@ def from_records(
         If amplitudes suggest another unit than mV.
     """
     x, n_valid, y, y_mask, names, patients, hashes, heights = [], [], [], [], [], [], [], []
-    classes, leads = _names("classes", classes), _names("leads", leads)
+    classes, leads = _class_names(classes), column_names(leads)
     for record in records:
         window, mask = preprocessing.prepare(record, leads)
         check_alive(record, leads)
@@ -313,7 +313,7 @@ def from_arrays(
         If a shape, a length or a label does not fit, or a signal cannot be prepared.
     """
     signals, y = [np.asarray(each) for each in x], np.asarray(y, dtype=float)
-    classes, leads = _names("classes", classes), _names("leads", leads)
+    classes, leads = _class_names(classes), column_names(leads)
     if y.shape != (len(signals), len(classes)):
         raise ValueError(
             f"y of shape {y.shape} found, {(len(signals), len(classes))} wanted: {len(signals)} "
@@ -355,19 +355,19 @@ def _warn_of_unit(height: float) -> None:
     low, high = AMPLITUDE_MV
     if not low <= height <= high:
         warnings.warn(
-            f"half of the records have beats of {height:.2g} mV or less, {low:g} to {high:g} mV "
-            "are usual: is the signal in mV?",
+            f"beats of {height:.3g} mV found in the median record, {low:g} to {high:g} mV are "
+            "usual: is the signal in mV?",
             DoubtfulRecordWarning,
             stacklevel=3,
         )
 
 
-def _names(what: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Check the names of columns: at least one, each its own."""
+def _class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Check the names of classes: at least one, each its own."""
     if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(f"{what}={names!r} found, a sequence of names wanted")
+        raise ValueError(f"classes={names!r} found, a sequence of names wanted")
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"{what}={names!r} found, one name or more wanted, each only once")
+        raise ValueError(f"classes={names!r} found, one name or more wanted, each only once")
     return tuple(names)
 
 

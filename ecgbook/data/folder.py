@@ -22,7 +22,7 @@ from ..signals import Preprocessing
 from .dataset import ECGDataset
 from .groups import join_records, signal_hash
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 _COLUMNS = ("record", "folder", "database", "patient", "snomed", "same_ecg_as")
 
 

@@ -158,7 +158,7 @@ def beat_mask(record, kinds: Iterable[str], fs_hz: float, n_samples: int) -> np.
     if unknown := [kind for kind in kinds if kind not in BEAT_KINDS]:
         raise ValueError(f"kind {unknown[0]!r} found, {', '.join(BEAT_KINDS)} wanted")
     window = Preprocessing(fs_hz, n_samples, band_hz=None)
-    start_s = window.start_s(len(record.signal_mv), record.fs_hz)
+    start_s, _ = window.window_s(record.signal_mv, record.fs_hz)
     marked = np.zeros(n_samples, dtype=bool)
     for beat in np.flatnonzero(np.isin(record.beats["kind"], kinds)):
         waves = record.waves[record.waves["beat"] == beat]

@@ -27,6 +27,7 @@ from ..labels import RHYTHMS
 from ..leads import LEADS
 from ..models import ConvStem, TokenClassifier
 from ..records import Record
+from ..signals import select
 from ..training import Bundle
 from .rules import MAMBA_LRP, OtherFunction, Rule, lock_of, lrp, swap
 
@@ -319,7 +320,8 @@ class MambaLRP:
                 )
             if mask is not None or fs_hz is not None:
                 raise ValueError("mask or fs_hz found beside a record, neither wanted")
-            start_s = self.bundle.preprocessing.start_s(len(record.signal_mv), record.fs_hz)
+            signal_mv = select(record, self.bundle.leads)
+            start_s, _ = self.bundle.preprocessing.window_s(signal_mv, record.fs_hz)
             record, mask = self.bundle.prepare(record)
         if self.bundle is not None and fs_hz is None:
             fs_hz = self.bundle.preprocessing.fs_hz

@@ -203,7 +203,6 @@ def _notes(signal_mv: np.ndarray, fs_hz: float, leads: tuple[str, ...]) -> Itera
         yield f"copied: {', '.join(f'{a} is {b}' for a, b in copied)}"
     if (still_s := _longest_still(live) / fs_hz) >= _STILL_S:
         yield f"{still_s:.1f} s in a row no lead moves: an end, or a gap, filled with one value?"
-    yield from _disturbed(live, fs_hz)
     yield from _electrodes(signal_mv, dead, leads)
     yield from _proportions(signal_mv, dead, fs_hz, leads)
 
@@ -288,6 +287,8 @@ def _proportions(
             f"beats are about {height:.2g} mV high, {low:g} to {high:g} mV are usual: is the unit "
             "or the gain right?"
         )
+    else:
+        yield from _disturbed(signal_mv[:, ~dead], fs_hz)
     if len(signal_mv) < 2 * fs_hz:
         yield f"{len(signal_mv) / fs_hz:.1f} s are too short to tell a rhythm"
         return

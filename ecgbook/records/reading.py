@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..leads import LEADS, limb_residual
+from ..leads import LEADS, column_names, limb_residual
 from .header import (
     MATLAB_OFFSET,
     Header,
@@ -87,7 +87,7 @@ class Record:
 
     def __post_init__(self):
         try:
-            object.__setattr__(self, "leads", tuple(self.leads))
+            object.__setattr__(self, "leads", column_names(self.leads))
             object.__setattr__(self, "signal_mv", _columns(self.signal_mv, self.leads))
             check_signal(self.signal_mv, self.fs_hz, self.leads)
         except ValueError as error:
@@ -114,12 +114,13 @@ def _columns(signal_mv, leads: tuple[str, ...]) -> np.ndarray:
     """Return a signal as an array with these leads as columns."""
     names = list(getattr(signal_mv, "columns", ()))
     if any(isinstance(name, str) for name in names):  # a table says itself which lead is which
-        if set(names) != set(leads):
+        own = dict(zip(column_names(list(map(str, names))), names, strict=True))
+        if set(own) != set(leads):
             raise ValueError(
                 f"a table with the columns {', '.join(map(str, names))} found, "
                 f"{', '.join(leads)} wanted; rename them, or name the leads: Record(leads=...)"
             )
-        signal_mv = signal_mv[list(leads)]
+        signal_mv = signal_mv[[own[lead] for lead in leads]]
     if isinstance(signal_mv, np.ma.MaskedArray):
         signal_mv = np.ma.filled(signal_mv.astype(np.float32), np.nan)
     return np.asarray(signal_mv)

@@ -2,7 +2,7 @@
 
 from .disturbances import ELECTRODES, ELECTRODES_TO_LEADS, MAINS_HZ, disturbance
 from .noise import NOISE_KINDS, RecordedNoise, add_noise, check_kind, read_noise
-from .preprocessing import Preprocessing
+from .preprocessing import Preprocessing, select
 from .resampling import rate_ratio, resample
 from .spectrum import remove_band, without_bands
 
@@ -10,6 +10,7 @@ __all__ = [
     "rate_ratio",
     "resample",
     "Preprocessing",
+    "select",
     "remove_band",
     "without_bands",
     "NOISE_KINDS",

@@ -67,8 +67,9 @@ class Preprocessing:
         Parameters
         ----------
         signal_mv : ndarray, shape (samples, leads)
-            Signal in mV; NaN marks missing samples. A lead that is missing throughout becomes 0;
-            what is missing at the end in all leads is padding.
+            Signal in mV; NaN marks missing samples. A lead that is missing throughout becomes 0.
+            What is missing in all leads at either end is cut off, and a second or more of it in
+            between cuts the record: the longest piece is taken.
         fs_hz : float
             Its sampling rate in Hz.
 
@@ -93,9 +94,10 @@ class Preprocessing:
                 f"signal of shape {signal_mv.shape} found, (samples, leads) wanted; transpose it"
             )
         check_rate(fs_hz)
-        if (seconds := _end(signal_mv) / fs_hz) < 1:
+        first, last = _longest_piece(signal_mv, fs_hz)
+        if (seconds := (last - first) / fs_hz) < 1:
             raise ValueError(f"{seconds:.2f} s of signal found, 1 s or more wanted")
-        x = _bridge_gaps(signal_mv[: _end(signal_mv)])
+        x = _bridge_gaps(signal_mv[first:last])
         if self.band_hz is not None:
             if self.band_hz[1] >= fs_hz / 2:
                 raise ValueError(
@@ -134,41 +136,31 @@ class Preprocessing:
         ValueError
             If a lead is not there, or the signal cannot be prepared: named for the record.
         """
-        if not hasattr(record, "signal_mv") or not hasattr(record, "fs_hz"):
-            raise TypeError(
-                f"a {type(record).__name__} found, a Record wanted; read a file with "
-                "ecgbook.records.read_record, or make one: Record(name, signal_mv, fs_hz)"
-            )
-        own, signal_mv = tuple(getattr(record, "leads", LEADS)), np.asarray(record.signal_mv)
-        if missing := [lead for lead in leads if lead not in own]:
-            raise ValueError(
-                f"{record.name}: no lead {', '.join(missing)} found among {', '.join(own)}, "
-                f"{', '.join(leads)} wanted"
-            )
+        signal_mv = select(record, leads)
         try:
-            if signal_mv.ndim != 2 or signal_mv.shape[1] != len(own):
-                wanted = f"(samples, {len(own)})"
-                raise ValueError(f"signal of shape {signal_mv.shape} found, {wanted} in mV wanted")
-            return self(signal_mv[:, [own.index(lead) for lead in leads]], record.fs_hz)
+            return self(signal_mv, record.fs_hz)
         except ValueError as error:
             raise ValueError(f"{record.name}: {error}") from error
 
-    def start_s(self, samples: int, fs_hz: float) -> float:
-        """Say when the window begins, in s from the start of the record.
+    def window_s(self, signal_mv: np.ndarray, fs_hz: float) -> tuple[float, float]:
+        """Say which part of a record the window holds.
 
         Parameters
         ----------
-        samples : int
-            Length of the record.
+        signal_mv : ndarray, shape (samples, leads)
+            The record.
         fs_hz : float
             Its sampling rate in Hz.
 
         Returns
         -------
-        float
-            0 for a record that fits into the window.
+        start_s, end_s : float
+            In s from the start of the record.
         """
-        return self._start(math.ceil(samples * rate_ratio(fs_hz, self.fs_hz))) / self.fs_hz
+        first, last = _longest_piece(np.asarray(signal_mv), fs_hz)
+        samples = math.ceil((last - first) * rate_ratio(fs_hz, self.fs_hz))
+        start_s = first / fs_hz + self._start(samples) / self.fs_hz
+        return start_s, start_s + min(samples, self.n_samples) / self.fs_hz
 
     def _start(self, samples: int) -> int:
         return max(0, (samples - self.n_samples) // 2)
@@ -183,10 +175,52 @@ class Preprocessing:
         return from_fields(cls, fields)
 
 
-def _end(signal_mv: np.ndarray) -> int:
-    """Return where the signal ends: what is missing in all leads behind it counts as padding."""
+def select(record, leads: Sequence[str] = LEADS) -> np.ndarray:
+    """Take leads of a record by their names.
+
+    Parameters
+    ----------
+    record : Record
+        As for `Preprocessing.prepare`, and so are the errors.
+    leads : sequence of str
+
+    Returns
+    -------
+    ndarray, shape (samples, leads)
+        In mV, in the order of `leads`.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if not hasattr(record, "signal_mv") or not hasattr(record, "fs_hz"):
+        raise TypeError(
+            f"a {type(record).__name__} found, a Record wanted; read a file with "
+            "ecgbook.records.read_record, or make one: Record(name, signal_mv, fs_hz)"
+        )
+    own, signal_mv = tuple(getattr(record, "leads", LEADS)), np.asarray(record.signal_mv)
+    if missing := [lead for lead in leads if lead not in own]:
+        raise ValueError(
+            f"{record.name}: no lead {', '.join(missing)} found among {', '.join(own)}, "
+            f"{', '.join(leads)} wanted"
+        )
+    if signal_mv.ndim != 2 or signal_mv.shape[1] != len(own):
+        raise ValueError(
+            f"{record.name}: signal of shape {signal_mv.shape} found, (samples, {len(own)}) in mV "
+            "wanted"
+        )
+    return signal_mv[:, [own.index(lead) for lead in leads]]
+
+
+def _longest_piece(signal_mv: np.ndarray, fs_hz: float) -> tuple[int, int]:
+    """Return the ends of the longest piece without a second that is missing in all leads."""
     known = np.flatnonzero(np.isfinite(signal_mv).any(axis=1))
-    return int(known[-1]) + 1 if len(known) else len(signal_mv)
+    if not len(known):
+        return 0, len(signal_mv)
+    gaps = np.flatnonzero(np.diff(known) > fs_hz)
+    firsts, lasts = known[np.append(0, gaps + 1)], known[np.append(gaps, -1)] + 1
+    longest = np.argmax(lasts - firsts)
+    return int(firsts[longest]), int(lasts[longest])
 
 
 def _bridge_gaps(signal_mv: np.ndarray) -> np.ndarray:

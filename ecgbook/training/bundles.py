@@ -15,10 +15,10 @@ from torch import nn
 
 from ..data import ECGDataset
 from ..labels import RHYTHMS
-from ..leads import LEADS
+from ..leads import LEADS, column_names
 from ..models import CNNBaseline, ECGVisionMamba, EnhancedECGMamba2
 from ..records import DoubtfulRecordWarning, Record, check_alive
-from ..signals import Preprocessing
+from ..signals import Preprocessing, select
 from ..storage import book_file, read_safetensors, to_json, version, write_safetensors
 from .evaluation import predict, predict_batches
 
@@ -60,7 +60,7 @@ class Bundle:
 
     def __post_init__(self):
         object.__setattr__(self, "classes", tuple(self.classes))
-        object.__setattr__(self, "leads", tuple(self.leads))
+        object.__setattr__(self, "leads", column_names(self.leads))
         thresholds = np.asarray(self.thresholds, dtype=float)
         if (
             thresholds.shape != (len(self.classes),)
@@ -166,17 +166,16 @@ class Bundle:
         Returns
         -------
         tuple of str
-            ``record.notes``, and a sentence more if the record is longer than the window.
+            ``record.notes``, and a sentence more if the model does not see all of the record.
         """
         notes = tuple(getattr(record, "notes", ()))
-        steps, samples = self.preprocessing, len(record.signal_mv)
-        window_s, duration_s = steps.n_samples / steps.fs_hz, samples / record.fs_hz
-        if duration_s <= window_s + 1 / steps.fs_hz:
+        signal_mv, fs_hz = select(record, self.leads), record.fs_hz
+        start_s, end_s = self.preprocessing.window_s(signal_mv, fs_hz)
+        duration_s = len(signal_mv) / fs_hz
+        if duration_s <= end_s - start_s + 1 / self.preprocessing.fs_hz:
             return notes
-        start_s = steps.start_s(samples, record.fs_hz)
         return *notes, (
-            f"the model sees {start_s:.1f} to {start_s + window_s:.1f} s of {duration_s:.1f} s, "
-            "and nothing else"
+            f"the model sees {start_s:.1f} to {end_s:.1f} s of {duration_s:.1f} s, and nothing else"
         )
 
 

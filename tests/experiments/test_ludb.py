@@ -41,7 +41,7 @@ def test_marks_are_read_lead_by_lead_and_irregular_ones_left_out(ludb, tmp_path)
 
 
 def test_relevance_counts_in_its_wave_of_its_lead_and_nowhere_else(ludb):
-    start_s = PREPROCESSING["tutorial"].start_s(10_000, 500.0)
+    start_s, _ = PREPROCESSING["tutorial"].window_s(np.zeros((10_000, 12)), 500.0)
     assert start_s > 1.5, "the record is cut"
     time_s = start_s + np.arange(2048) / 125
     relevance, mask = np.zeros((2048, 12)), np.ones(2048, dtype=bool)

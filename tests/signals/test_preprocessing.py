@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ecgbook import leads
+from ecgbook import leads, synthetic
 from ecgbook.signals import Preprocessing
 
 
@@ -112,6 +112,30 @@ def test_the_window_says_where_it_begins(samples):
     prepare = Preprocessing(fs_hz=125, n_samples=1000, band_hz=None)
     ramp = np.tile(np.arange(samples)[:, None] / 500.0, (1, 12))  # seconds, at 500 Hz
     x, _ = prepare(ramp, 500)
-    start_s = prepare.start_s(samples, 500)
+    start_s, end_s = prepare.window_s(np.zeros((samples, 12)), 500)
     assert (start_s > 0) == (samples > 4000)
     assert x[500, 0] - 500 / 125 == pytest.approx(start_s, abs=2e-3)
+    assert end_s - start_s == pytest.approx(min(samples / 500, 8), abs=8e-3)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "first", "last"),
+    [
+        ([(0, 2000)], 2000, 5000),  # at the start
+        ([(3500, 5000)], 0, 3500),  # at the end
+        ([(0, 100), (1000, 2500)], 2500, 5000),  # the longest piece
+        ([(1000, 1499)], 0, 5000),  # less than a second is bridged
+    ],
+)
+def test_what_is_missing_in_all_leads_is_cut_off_and_not_bridged(gaps, first, last):
+    prepare = Preprocessing(fs_hz=125, n_samples=2048)
+    x = synthetic.make_records(1, seed=1)[0].signal_mv.copy()
+    for start, end in gaps:
+        x[start:end] = np.nan
+    found, mask = prepare(x, 500)
+    wanted, wanted_mask = prepare(x[first:last], 500)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(mask, wanted_mask)
+    assert prepare.window_s(x, 500) == pytest.approx((first / 500, last / 500), abs=1e-9)
+    x[:, 3] = 0.0
+    assert prepare(x, 500)[1].sum() == 1250, "what one lead has is not missing in all"
