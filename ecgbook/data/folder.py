@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
 import json
@@ -21,6 +20,7 @@ from ..records import parse_codes, read_record
 from ..signals import Preprocessing
 from .dataset import ECGDataset
 from .groups import join_records, signal_hash
+from .tables import read_table
 
 CACHE_FORMAT = 3
 _COLUMNS = ("record", "folder", "database", "patient", "snomed", "same_ecg_as")
@@ -67,9 +67,16 @@ def read_manifest(folder: str | Path) -> list[dict[str, str]]:
     -------
     list of dict
         One a record; all values are strings.
+
+    Raises
+    ------
+    ValueError
+        If there is no row, or it cannot be read: see `ecgbook.data.tables.read_table`.
     """
-    with (Path(folder) / "manifest.csv").open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+    rows = read_table(Path(folder) / "manifest.csv", _COLUMNS)
+    if not rows:
+        raise ValueError(f"{folder}/manifest.csv: no records found, at least one row wanted")
+    return rows
 
 
 def from_folder(
@@ -113,7 +120,6 @@ def from_folder(
     folder = Path(folder).expanduser()
     data_folder(folder)  # refuses one without a manifest
     rows = read_manifest(folder)
-    _check_manifest(folder / "manifest.csv", rows)
     files = [_signal_files(folder, row) for row in rows]
     cached = _cache(files, preprocessing, cache_dir, progress)
     identifiers = [f"{row['folder']}/{row['record']}" for row in rows]
@@ -136,17 +142,6 @@ def from_folder(
         copies=copies,
         preprocessing=preprocessing,
     )
-
-
-def _check_manifest(path: Path, rows: list[dict[str, str]]) -> None:
-    if not rows:
-        raise ValueError(f"{path}: no records found, at least one row wanted")
-    for number, row in enumerate(rows, start=2):
-        if missing := [name for name in _COLUMNS if row.get(name) is None]:
-            raise ValueError(
-                f"{path}: no {missing[0]} found in line {number}, columns {', '.join(_COLUMNS)} "
-                "wanted; a value may be empty"
-            )
 
 
 def _signal_files(folder: Path, row: dict[str, str]) -> tuple[Path, Path]:
@@ -173,8 +168,14 @@ def _cache(
     target = Path(cache_dir or pooch.os_cache("ecgbook")) / key.hexdigest()[:24]
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix="making-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix="making-", dir=target.parent))
+    except OSError as error:
+        raise OSError(
+            f"{target.parent}: {error.strerror} found, a folder wanted where prepared signals can "
+            "be kept; name one: from_folder(..., cache_dir=...)"
+        ) from error
     try:
         shape = (len(files), preprocessing.n_samples, len(LEADS))
         x = np.lib.format.open_memmap(part / "signals.npy", "w+", np.float32, shape)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ import requests
 from tqdm import tqdm
 
 from ..storage import book_file, folder_lock, whole_file
+from .tables import read_table
 
 BASE_URLS: tuple[str, ...] = (
     "https://physionet.org/files/",
@@ -102,29 +102,7 @@ def read_list(path: str | Path) -> list[dict[str, str]]:
         If the file is empty or not UTF-8, a column is missing, a row is too long, a name is not
         plain, a folder is unknown or a record comes twice.
     """
-    path = Path(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")  # spreadsheets write a mark in front
-        comma = "," in text.lstrip().partition("\n")[0]
-        file = io.StringIO(text, newline="")
-        reader = csv.reader(file, delimiter="," if comma else ";", skipinitialspace=True)
-        table = [[value.strip() for value in line] for line in reader if any(line)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"{path}: {error}; a table in UTF-8 wanted: save the list as 'CSV UTF-8'"
-        ) from error
-    if not table:
-        raise ValueError(f"{path}: empty file found, a line of column names and records wanted")
-    columns, *lines = table
-    if missing := {"record", "folder", "project"} - set(columns):
-        raise ValueError(f"{path}: columns {sorted(missing)} missing, only {columns} found")
-    for number, line in enumerate(lines, start=1):
-        if len(line) != len(columns):
-            raise ValueError(
-                f"{path}: {len(line)} values found in row {number}, {len(columns)} wanted, as many "
-                "as columns; put a value that holds the separator in quotes"
-            )
-    rows = [dict(zip(columns, line, strict=True)) for line in lines]
+    rows = read_table(path, ("record", "folder", "project"))
     _check_rows(rows, str(path))
     return rows
 

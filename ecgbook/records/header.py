@@ -249,7 +249,7 @@ def parse_header(path: Path, lines: list[str]) -> Header:
     return Header(float(rate[1]), n_samples, first_file, first_offset, *arrays, leads)
 
 
-def parse_codes(text: str, path: str | Path) -> tuple[str, ...]:
+def parse_codes(text: str, path: str | Path, words: bool = False) -> tuple[str, ...]:
     """Read SNOMED CT codes that commas, semicolons or blanks set apart.
 
     Parameters
@@ -258,26 +258,33 @@ def parse_codes(text: str, path: str | Path) -> tuple[str, ...]:
         As a header or a manifest writes them, such as ``"426783006, 164889003"``.
     path : str or Path
         Where they stand, for the error message.
+    words : bool
+        Leave out words without a digit, such as PTB-XL's ``NORM``, instead of refusing them.
 
     Returns
     -------
     tuple of str
-        Each once, in their order. Words without a digit, such as PTB-XL's ``NORM``, are left out.
+        Each once, in their order.
 
     Raises
     ------
     RecordError
-        If a word has a digit and is no code.
+        If something is no code.
     """
-    words = [word for word in re.split(r"[,;\s]+", text) if re.search(r"\d", word)]
-    if odd := [word for word in words if not re.fullmatch(r"\d{6,18}", word, re.A)]:
-        raise RecordError(path, "codes", odd[0], "SNOMED CT codes of 6 to 18 digits")
-    return tuple(dict.fromkeys(words))
+    found = [word for word in _apart(text) if not words or re.search(r"\d", word)]
+    if odd := [word for word in found if not re.fullmatch(r"\d{6,18}", word, re.A)]:
+        fix = "AF, for one, is 164889003: see ecgbook.labels.CODES"
+        raise RecordError(path, "codes", odd[0], "SNOMED CT codes of 6 to 18 digits", fix)
+    return tuple(dict.fromkeys(found))
+
+
+def _apart(text: str) -> list[str]:
+    return [word for word in re.split(r"[,;\s]+", text) if word]
 
 
 def parse_comments(
     path: Path, comments: list[str]
-) -> tuple[tuple[str, ...], float | None, str | None]:
+) -> tuple[tuple[str, ...], float | None, str | None, tuple[str, ...]]:
     """Read codes, age and sex from the comment lines of a header.
 
     Parameters
@@ -295,6 +302,8 @@ def parse_comments(
     age : float or None
         In years.
     sex : {"F", "M"} or None
+    words : tuple of str
+        Diagnoses that are no codes, and so no labels.
 
     Raises
     ------
@@ -322,8 +331,10 @@ def parse_comments(
     if sex_text and sex_text not in _SEXES:
         raise RecordError(path, "sex", sex_text, "Female, Male or Unknown")
 
-    codes = [code for text in stated["dx"] for code in parse_codes(text, path)]
+    codes = [code for text in stated["dx"] for code in parse_codes(text, path, words=True)]
+    texts = " ".join(text for text in stated["dx"] if text not in _UNKNOWN)
+    words = [word for word in _apart(texts) if not re.search(r"\d", word)]
     if stated["diagnoses"]:  # LUDB spells its findings out
         starts = _LUDB_FINDINGS.items()
         codes += [code for c in comments for start, code in starts if c.lower().startswith(start)]
-    return tuple(dict.fromkeys(codes)), age, _SEXES.get(sex_text)
+    return tuple(dict.fromkeys(codes)), age, _SEXES.get(sex_text), tuple(dict.fromkeys(words))

@@ -66,6 +66,8 @@ class Record:
         labels are for records of your own.
     patient : str or None
         Whose record it is, if that is known.
+    remarks : tuple of str
+        What reading the file has to say, in sentences; `notes` begins with them.
 
     Raises
     ------
@@ -84,6 +86,7 @@ class Record:
     leads: tuple[str, ...] = LEADS
     labels: np.ndarray | None = None
     patient: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self):
         try:
@@ -96,13 +99,7 @@ class Record:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """What is dead, missing or doubtful in the signal, in sentences: see `quality`."""
-        notes = quality(self.signal_mv, self.fs_hz, self.leads)
-        if self.rescaled:
-            notes = (
-                "each lead is stretched to 1 mV: amplitudes are not those of the heart",
-                *notes,
-            )
-        return notes
+        return (*self.remarks, *quality(self.signal_mv, self.fs_hz, self.leads))
 
     @property
     def duration_s(self) -> float:
@@ -157,7 +154,7 @@ def read_record(path: str | os.PathLike) -> Record:
     path = path if path.suffix == ".hea" else Path(f"{path}.hea")
     lines, comments = read_lines(path)
     header = parse_header(path, lines)
-    codes, age, sex = parse_comments(path, comments)
+    codes, age, sex, words = parse_comments(path, comments)
     _check_signal_file(path.with_name(header.file), header)
     counts = _read_counts(path, header)
     _check_counts(path, header, counts)
@@ -172,7 +169,12 @@ def read_record(path: str | os.PathLike) -> Record:
 
     rescaled = np.array_equal(np.ptp(counts.astype(np.int32), axis=0), gain)
     _check_leads(path, counts, signal_mv, gain, rescaled, header.rate_hz)
-    return Record(path.stem, signal_mv, header.rate_hz, codes, age, sex, rescaled)
+    remarks = ["each lead is stretched to 1 mV: amplitudes are not those of the heart"] * rescaled
+    if words:
+        remarks.append(f"diagnoses in words are left out: {', '.join(words)}; only codes are read")
+    return Record(
+        path.stem, signal_mv, header.rate_hz, codes, age, sex, rescaled, remarks=tuple(remarks)
+    )
 
 
 def _check_signal_file(path: Path, header: Header) -> None:

@@ -108,8 +108,8 @@ def test_a_manifest_without_rows_or_columns_is_named(small_folder, tmp_path):
     lines = manifest.read_text().splitlines()
     for text, message in (
         (lines[0], "manifest.csv: no records found"),
-        (f"{lines[0]}\nA0001,made", "no database found in line 2, columns record, folder"),
-        (f"{lines[0].replace('patient', 'person')}\n{lines[1]}", "no patient found in line 2"),
+        (f"{lines[0]}\nA0001,made", "manifest.csv: 2 values found in row 1, .* wanted"),
+        (f"{lines[0].replace('patient', 'person')}\n{lines[1]}", "columns patient missing"),
     ):
         manifest.write_text(text + "\n")
         with pytest.raises(ValueError, match=message):
@@ -150,7 +150,7 @@ def test_codes_may_be_set_apart_as_headers_do(small_folder, tmp_path, separator)
     wanted = from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache").y
     rows = read_manifest(small_folder)
     for row in rows:
-        row["snomed"] = f" {separator.join([*row['snomed'].split(';'), 'NORM'])} "
+        row["snomed"] = f" {separator.join([*row['snomed'].split(';'), '59118001'])} "
     write_manifest(small_folder, rows)
     found = from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache").y
     np.testing.assert_array_equal(found, wanted)
@@ -159,10 +159,17 @@ def test_codes_may_be_set_apart_as_headers_do(small_folder, tmp_path, separator)
 
 def test_a_code_that_is_none_is_named(small_folder, tmp_path):
     rows = read_manifest(small_folder)
-    rows[2]["snomed"] = "426783006; 4267830o6"
-    write_manifest(small_folder, rows)
-    with pytest.raises(RecordError, match="manifest.csv, R2: codes: found 4267830o6"):
-        from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache")
+    for odd in ("4267830o6", "AF", "NORM", "I48.0"):
+        rows[2]["snomed"] = f"426783006; {odd}"
+        write_manifest(small_folder, rows)
+        with pytest.raises(RecordError, match=f"manifest.csv, R2: codes: found {odd}, wanted SNO"):
+            from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_is_said_with_the_way_to_name_another(small_folder, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"found, a folder wanted where .*cache_dir=\.\.\."):
+        from_folder(small_folder, STEPS, cache_dir=tmp_path / "file" / "cache")
 
 
 def test_a_manifest_that_a_spreadsheet_saved_is_read(small_folder, tmp_path):

@@ -31,7 +31,20 @@ HEADER = Path("x.hea")
     ],
 )
 def test_what_is_written_is_read(comments, codes, age, sex):
-    assert parse_comments(HEADER, comments) == (codes, age, sex)
+    assert parse_comments(HEADER, comments)[:3] == (codes, age, sex)
+
+
+@pytest.mark.parametrize(
+    ("dx", "words"),
+    [
+        ("164889003,NORM", ("norm",)),
+        ("Atrial fibrillation", ("atrial", "fibrillation")),
+        ("Unknown", ()),
+        ("", ()),
+    ],
+)
+def test_diagnoses_in_words_are_kept_apart(dx, words):
+    assert parse_comments(HEADER, [f"Dx: {dx}"])[3] == words
 
 
 @pytest.mark.parametrize(

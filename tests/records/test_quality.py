@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import wfdb
 
 from ecgbook import leads, synthetic
 from ecgbook.data import read_manifest
@@ -164,6 +165,20 @@ def test_what_is_missing_at_the_end_counts_as_padding():
     np.testing.assert_allclose(bundle.predict(replace(record, signal_mv=signal)), cut)
     with pytest.raises(ValueError, match="0.02 s of signal found, 1 s or more wanted"):
         bundle.preprocessing(np.where(np.arange(5000)[:, None] < 10, signal, np.nan), 500)
+
+
+def test_what_reading_has_to_say_comes_first(tmp_path):
+    [record] = synthetic.make_records(1, seed=1)
+    for comments, remark in (
+        (["Dx: AFIB"], "diagnoses in words are left out: afib; only codes are read"),
+        (["Dx: 426783006"], None),
+    ):
+        wfdb.wrsamp(
+            "made", 500, ["mV"] * 12, list(leads.LEADS), record.signal_mv.astype(float),
+            fmt=["16"] * 12, adc_gain=[1000] * 12, baseline=[0] * 12, comments=comments,
+            write_dir=str(tmp_path),
+        )  # fmt: skip
+        assert read_record(tmp_path / "made").notes == ((remark,) if remark else ())
 
 
 @pytest.mark.parametrize(("shape", "fs_hz"), [((100,), 500), ((100, 8), 500), ((100, 12), 0)])
