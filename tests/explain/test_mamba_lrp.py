@@ -308,6 +308,8 @@ def test_relevance_is_summed_by_lead_and_by_beat():
     wanted = [0, total[:36].sum(), total[36:].sum(), 0]  # the border is at 1.71 s
     np.testing.assert_allclose(beats, wanted, atol=1e-12)
     np.testing.assert_allclose(result.per_beat([1.5]), [total.sum()])
+    wanted = [total[:25].sum(), total[25:].sum()]  # the sample at 1.5 s, halfway, is the later's
+    np.testing.assert_allclose(result.per_beat([1.25, 1.75]), wanted, atol=1e-12)
 
 
 def test_beats_need_rising_times_and_a_rate():

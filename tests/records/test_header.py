@@ -1,12 +1,13 @@
-"""Comment lines: both dialects and LUDB's, and what is wrong is named."""
+"""Comment lines, both dialects and LUDB's, and limits: what is wrong is named."""
 
 import pickle
 from pathlib import Path
 
 import pytest
 
+from ecgbook.leads import LEADS
 from ecgbook.records import RecordError
-from ecgbook.records.header import parse_comments
+from ecgbook.records.header import parse_comments, parse_header
 
 HEADER = Path("x.hea")
 
@@ -15,6 +16,8 @@ HEADER = Path("x.hea")
     ("comments", "codes", "age", "sex"),
     [
         (["Age: 85", "Sex: Male", "Dx: 164889003,59118001"], ("164889003", "59118001"), 85, "M"),
+        (["Age: 0", "Sex: F"], (), 0, "F"),
+        (["Age: 130"], (), 130, None),
         (["Dx: 426783006", "Sex: F", "Age: NaN"], ("426783006",), None, "F"),
         (["Dx: 426783006,,426783006, 164884008,"], ("426783006", "164884008"), None, None),
         (["Dx: 426783006", "Dx: 164889003"], ("426783006", "164889003"), None, None),
@@ -71,3 +74,25 @@ def test_the_error_survives_a_worker_process():
     error = RecordError(HEADER, "gain", "abc", "a number", "fetch it again")
     again = pickle.loads(pickle.dumps(error))
     assert str(again) == str(error) == "x.hea: gain: found abc, wanted a number (fetch it again)"
+
+
+def lines(rate="500", gain="1000", baseline="0"):
+    signals = [f"x.dat 16 {gain}({baseline})/mV 16 0 0 0 0 {lead}" for lead in LEADS]
+    return [f"x 12 {rate} 5000", *signals]
+
+
+@pytest.mark.parametrize(
+    ("field", "inside", "outside"),
+    [
+        ("rate", ("20", "20000"), ("19.9", "20000.1")),
+        ("gain", ("10", "100000"), ("9.9", "100000.1")),
+        ("baseline", ("-32768", "32768"), ("-32769", "32769")),
+    ],
+)
+def test_a_limit_is_inside(field, inside, outside):
+    for value in inside:
+        parse_header(HEADER, lines(**{field: value}))
+    for value in outside:
+        with pytest.raises(RecordError) as caught:
+            parse_header(HEADER, lines(**{field: value}))
+        assert caught.value.field == field

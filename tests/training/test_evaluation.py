@@ -1,11 +1,13 @@
 """Evaluation: predictions ignore batching and padding; the scores are the metrics'."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from ecgbook import training
+from ecgbook import metrics, training
 from ecgbook.data import ECGDataset, from_records
 from ecgbook.labels import RHYTHMS
 from ecgbook.models import PREPROCESSING, PRESETS, CNNBaseline
@@ -65,6 +67,24 @@ def test_scores_are_scikit_learns_and_lie_in_their_intervals(dataset):
             assert low <= value <= high
     value, low, high = scores["challenge"]
     assert low <= value <= high
+
+
+def test_a_probability_at_its_threshold_is_a_call(dataset):
+    p = np.where(dataset.y > 0, 0.5, 0.25)
+    scores = training.evaluate(dataset, p, np.full(5, 0.5), n_draws=2)
+    assert [scores["f1"][rhythm][0] for rhythm in RHYTHMS] == [1.0] * 5
+
+
+def test_intervals_are_over_groups_of_records(dataset):
+    p = np.random.default_rng(0).random(dataset.y.shape)
+    grouped = replace(dataset, groups=np.arange(60) // 6)
+    found = training.evaluate(grouped, p, None, n_draws=50, seed=3)["auroc"]
+    options = {"y": dataset.y, "mask": dataset.y_mask, "n_draws": 50, "seed": 3}
+    drawn = [
+        metrics.bootstrap(metrics.auroc, p=p, groups=groups, **options).average().as_list()
+        for groups in (grouped.groups, np.arange(60))
+    ]
+    assert found["macro"] == drawn[0] != drawn[1]
 
 
 def test_a_doubtful_label_is_in_no_score(dataset):
