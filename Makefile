@@ -9,7 +9,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test oracles lint notebooks lab serve clean
+.PHONY: help setup book test mutate oracles lint notebooks lab serve clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ book: setup ## execute what is stale, build the site, print its path and the run
 
 test: setup ## run all tests (those of the built pages need `make book` first)
 	$(BIN)/python -m pytest -q
+
+mutate: setup ## break the package in a copy, mistake by mistake, and see that the tests notice
+	$(BIN)/python scripts/mutate.py --jobs 2
 
 # Other libraries, each in a folder of its own: where transformers finds mamba-ssm, it wants a GPU.
 ORACLE := $(BIN)/python -m pip install -q --no-deps --upgrade --target .oracles

@@ -156,6 +156,7 @@ def test_noise_comes_at_ratios_of_its_range_in_all_of_its_kinds():
     slow, fast, hum = hz[middle] < 2, (hz[middle] > 8) & (hz[middle] < 45), hz[middle] > 45
     for kind in (slow, fast, hum):  # baseline wander and electrode motion are both slow
         assert kind.sum() >= 6
+        assert np.ptp(np.array(found)[kind]) > 6, "a kind has a part of the ratios"
 
 
 def test_one_kind_for_all_is_add_noise():

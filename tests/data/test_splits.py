@@ -93,6 +93,17 @@ def test_parts_have_their_sizes_and_their_share_of_the_rarest_rhythm():
     assert other[2].names.tolist() != parts[2].names.tolist()
 
 
+def test_a_rare_rhythm_beside_a_common_one_is_spread_evenly():
+    y = np.zeros((200, 5), np.float32)
+    y[:, 0] = 1  # everyone's
+    y[0:20:2, 3] = 1  # in one of the two records of the first ten patients
+    data = dataset([f"p{i // 2}" for i in range(200)], [f"h{i}" for i in range(200)], [""] * 200)
+    data = ECGDataset(**{**vars(data), "y": y})
+    for seed in range(3):
+        folds = splits.patient_folds(data, 5, seed=seed)
+        assert [y[test, 3].sum() for _, test in folds] == [2] * 5
+
+
 def test_impossible_splits_are_named():
     data = dataset(["p"] * 30, [f"h{i}" for i in range(30)], [""] * 30)
     with pytest.raises(ValueError, match=r"n_folds=5 found, 2 to 1"):

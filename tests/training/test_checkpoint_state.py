@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ecgbook.training import Recipe
 from ecgbook.training.checkpoints import TrainingState
 
 
@@ -26,7 +27,8 @@ class Scaler:
 def made(patience=2):
     torch.manual_seed(0)
     model = torch.nn.Linear(2, 1)
-    return TrainingState(model, torch.optim.AdamW(model.parameters()), {"patience": patience}, "x")
+    recipe = Recipe(patience=patience).to_dict()
+    return TrainingState(model, torch.optim.AdamW(model.parameters()), recipe, "hash of the data")
 
 
 def add(state, score, value):
