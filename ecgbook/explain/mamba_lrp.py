@@ -175,11 +175,11 @@ class MambaLRP:
         self.bundle = model if isinstance(model, Bundle) else None
         self.model = model.model if isinstance(model, Bundle) else model
         self.rules, self.flat_input = rules, flat_input
-        self.names, self.leads = (), getattr(self.model, "leads", None)
+        self.names, self.leads = (), None
         if self.bundle is not None:
             self.names, self.leads = self.bundle.classes, self.bundle.leads
         elif isinstance(self.model, TokenClassifier):
-            self.names = RHYTHMS  # where there are five logits
+            self.names, self.leads = RHYTHMS, self.model.leads  # the names are for five logits
 
     def attribute(self, inputs: Tensor, target: Target, mask: Tensor | None = None) -> Tensor:
         """Compute the relevance of every sample of a batch; the call is that of captum.

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from .. import augment, metrics
 from ..attacks import ALARM, CatastrophicOverfittingWarning
 from ..data import ECGDataset, trim
+from ..models import TokenClassifier
 from ..storage import check_room, folder_lock, write_json
 from .bundles import Bundle, check_saveable, save
 from .checkpoints import TrainingState
@@ -318,10 +319,10 @@ def _check_model(model: nn.Module, train: ECGDataset) -> None:
     """Let a model see one record before it is trained on all."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("a model without a parameter to train found, one or more wanted")
-    if (wanted := getattr(model, "leads", train.leads)) != train.leads:
+    if isinstance(model, TokenClassifier) and model.leads != train.leads:
         raise ValueError(
-            f"records with the leads {', '.join(train.leads)} found, {', '.join(wanted)} wanted, "
-            "as the model has; build it with leads=dataset.leads"
+            f"records with the leads {', '.join(train.leads)} found, {', '.join(model.leads)} "
+            "wanted, as the model has; build it with leads=dataset.leads"
         )
     shape = predict_batches(model, [train.batch([0])]).shape
     if shape != (1, len(train.classes)):
