@@ -19,7 +19,7 @@ from ..leads import LEADS
 BEAT_RATE_HZ = 500  # XQRS finds beats that are not there where samples are few
 AMPLITUDE_MV = (0.1, 10.0)
 """Height of beats beyond which a unit or a gain is more likely wrong than a heart is unusual."""
-BEATS_PER_MIN = (40.0, 200.0)
+BEATS_PER_MIN = (40.0, 250.0)
 """Rates of beats beyond which the sampling rate is more likely wrong."""
 _RAILED = 0.01  # share of a lead's samples at its highest or lowest value, in runs, from which on
 _RUN = 5  # samples in a row that make such a run
