@@ -94,7 +94,7 @@ def on_synthetic(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]
     The model is trained on synthetic records, whatever the test part holds.
     """
     bundle = trained_on_synthetic(rung, recipe.seed, parts)
-    probabilities = training.predict(bundle.model, parts["test"])
+    probabilities = bundle.predict(parts["test"])
     return probabilities, bundle.thresholds, [len(bundle.card["epochs"])]
 
 
@@ -128,7 +128,7 @@ def on_real(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset], tun
         torch.manual_seed(recipe.seed)
         model = trained_on_synthetic(rung, recipe.seed, parts).model if tune else rung.build()
         bundle = fit(model, train, valid, recipe, progress=False)
-        probabilities[test] = training.predict(bundle.model, records.subset(test))
+        probabilities[test] = bundle.predict(records.subset(test))
         thresholds[test] = bundle.thresholds
         epochs.append(len(bundle.card["epochs"]))
         print(f"  fold {fold + 1} of {N_FOLDS}: {epochs[-1]} epochs", flush=True)

@@ -34,7 +34,7 @@ def write(name: str, parts: dict) -> None:
         data_sha256=fingerprint(*parts.values()),
     )
     trained = run_ladder.trained_on_synthetic(MODELS[name], SEED, parts)
-    probabilities = training.predict(trained.model, parts["test"])
+    probabilities = trained.predict(parts["test"])
     card = trained.card | {
         "data": {
             part: {"records": len(dataset), "seed": run_ladder.synthetic_seed(part)}

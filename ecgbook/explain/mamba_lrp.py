@@ -141,7 +141,7 @@ class Explanation:
 
 
 class CompletenessWarning(UserWarning):
-    """Relevance and biases do not sum to the logit: a step of the model has no rule."""
+    """Relevance and biases do not sum to the logit: a step has no rule, or a rule loses some."""
 
 
 class MambaLRP:
@@ -305,7 +305,7 @@ class MambaLRP:
         if mask is not None and leaves is None:  # padding may be NaN
             relevance = relevance.masked_fill(mask[..., None] == 0, 0)
         biases = torch.cat([x.new_zeros(0), *(b.flatten() for b in biases)])
-        if leaves is None and self.rules is MAMBA_LRP:
+        if leaves is None and not getattr(self.rules, "lossy", False):
             _warn_of_losses(relevance, biases, explained.detach())
         return relevance, biases, explained.detach()
 
@@ -406,7 +406,8 @@ def _warn_of_losses(relevance: Tensor, biases: Tensor, logits: Tensor) -> None:
         warnings.warn(
             f"relevance and biases miss the logits by {error:.0e} of all relevance, "
             f"{_ALLOWED[logits.dtype]:.0e} or less wanted: the model has a step without a rule, "
-            "such as a function of torch.nn.functional; make it a module, which a rule can name",
+            "such as a function of torch.nn.functional (make it a module, which a rule can name), or a "
+            "rule that loses relevance",
             CompletenessWarning,
             stacklevel=4,
         )

@@ -181,7 +181,16 @@ def gamma(strength: float) -> Rule:
 
 
 class Rules(dict):
-    """A rule for each class of module; a plain ``dict`` does as well."""
+    """A rule for each class of module; a plain ``dict`` does as well.
+
+    Attributes
+    ----------
+    lossy : bool
+        True if relevance is known not to sum to the logit: some rules are switched off, or one
+        is `attn_lrp`. Of all others, `MambaLRP` says so where it does not.
+    """
+
+    lossy = False
 
     def without(self, *kinds: type) -> Rules:
         """Return the rules with some switched off: those modules keep their plain gradient."""
@@ -189,10 +198,14 @@ class Rules(dict):
             if kind not in self:
                 known = ", ".join(k.__name__ for k in self)
                 raise ValueError(f"{kind.__name__} found, one of {known} wanted")
-        return Rules({**self, **dict.fromkeys(kinds, plain)})
+        rules = self | dict.fromkeys(kinds, plain)
+        rules.lossy = True
+        return rules
 
     def __or__(self, other: Mapping) -> Rules:
-        return Rules({**self, **other})
+        rules = Rules({**self, **other})
+        rules.lossy = self.lossy or attn_lrp in other.values()
+        return rules
 
 
 MAMBA_LRP = Rules(

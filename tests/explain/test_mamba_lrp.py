@@ -420,3 +420,14 @@ def test_threads_that_explain_one_model_wait_for_each_other(n_threads):
     for k, relevance in found:
         torch.testing.assert_close(relevance, wanted[k], rtol=0, atol=1e-12)
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_rule_of_somebody_s_own_that_loses_relevance_is_named():
+    model, x = build("mamba-2, one way"), signal(1)
+    halved = MAMBA_LRP | {nn.Linear: lambda linear, x: plain(linear, (x + x.detach()) / 2)}
+    with pytest.warns(CompletenessWarning, match="or a rule that loses relevance"):
+        MambaLRP(model, halved).attribute(x, 0)
+    for known in (MAMBA_LRP, MAMBA_LRP.without(nn.SiLU), MAMBA_LRP | {Attend: attn_lrp}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            MambaLRP(model, known).attribute(x, 0)
