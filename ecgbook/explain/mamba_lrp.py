@@ -406,8 +406,8 @@ def _warn_of_losses(relevance: Tensor, biases: Tensor, logits: Tensor) -> None:
         warnings.warn(
             f"relevance and biases miss the logits by {error:.0e} of all relevance, "
             f"{_ALLOWED[logits.dtype]:.0e} or less wanted: the model has a step without a rule, "
-            "such as a function of torch.nn.functional (make it a module, which a rule can name), or a "
-            "rule that loses relevance",
+            "such as a function of torch.nn.functional (make it a module, which a rule can name), "
+            "or a rule that loses relevance",
             CompletenessWarning,
             stacklevel=4,
         )
