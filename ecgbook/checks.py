@@ -136,7 +136,7 @@ def check_batch(
                 "wanted; convert it with torch.as_tensor"
             )
     axes = f"(batch, length, {'leads' if leads is None else leads})"
-    if x.ndim != 3 or leads not in (None, x.shape[2]):
+    if x.ndim != 3 or (leads is not None and x.shape[2] != leads):
         hint = ""
         if x.ndim == 3 and x.shape[1] == leads:
             hint = "; transpose the last two axes"
@@ -148,7 +148,7 @@ def check_batch(
             f"{what} of shape {tuple(x.shape)} found, {axes} wanted, and more samples than leads; "
             "transpose the last two axes"
         )
-    if not len(x):
+    if x.shape[0] == 0:  # `len` would be a constant where a graph is made
         raise ValueError("an empty batch found, at least one record wanted")
     if not x.is_floating_point():
         raise ValueError(

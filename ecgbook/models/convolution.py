@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..scan import plain_backward
+from ..scan import is_followed, plain_backward, without_autocast
 
 ROWS = 32  # steps that are multiplied at once on a CPU: their windows stay in the cache
 
@@ -88,8 +88,8 @@ def causal_conv(
     """
     _check(x, weight, bias)
     if reverse:
-        return _DepthwiseConv.apply(x, weight.flip(1), bias, weight.shape[1] - 1)
-    return _DepthwiseConv.apply(x, weight, bias, 0)
+        return _depthwise(x, weight.flip(1), bias, weight.shape[1] - 1)
+    return _depthwise(x, weight, bias, 0)
 
 
 def centered_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -115,11 +115,17 @@ def centered_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     _check(x, weight, bias)
     if weight.shape[1] % 2 == 0:
         raise ValueError(f"a kernel of width {weight.shape[1]} found, an odd width wanted")
-    return _DepthwiseConv.apply(x, weight, bias, weight.shape[1] // 2)
+    return _depthwise(x, weight, bias, weight.shape[1] // 2)
+
+
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, ahead: int) -> Tensor:
+    if is_followed(x):
+        return _convolve_as_x(x, weight, bias, ahead)
+    return _DepthwiseConv.apply(x, weight, bias, ahead)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    if x.ndim != 3 or 0 in x.shape:
+    if x.ndim != 3 or not x.numel():
         raise ValueError(
             f"x of shape {tuple(x.shape)} found, (batch, length, channels), none of them 0, wanted"
         )
@@ -163,7 +169,7 @@ def _convolve(x, weight, bias, ahead):
     width, length = weight.shape[1], x.shape[1]
     side = max(ahead, width - 1 - ahead)  # the padding is the same on both sides
     image = x.transpose(1, 2)[:, :, None]
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         y = F.conv2d(image, weight[:, None, None], bias, padding=(0, side), groups=len(weight))
     start = side - (width - 1 - ahead)
     return y[:, :, 0, start : start + length].transpose(1, 2)

@@ -233,6 +233,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
             f"weight of shape {tuple(weight.shape)} found, {tuple(x.shape[-1:])} wanted, "
             f"for x of shape {tuple(x.shape)}"
         )
+    if scan.is_followed(x):
+        return _plain_rms_norm(x, weight, eps)
     return _RMSNorm.apply(x, weight, eps)
 
 
@@ -247,7 +249,7 @@ class _RMSNorm(torch.autograd.Function):
         tokens = x.reshape(-1, x.shape[-1])
         exact = torch.promote_types(x.dtype, torch.float32)
         y, scales = torch.empty_like(tokens), []
-        with torch.autocast(x.device.type, enabled=False):
+        with scan.without_autocast(x):
             for part, out in zip(_blocks(tokens), _blocks(y), strict=True):
                 part = part.to(exact)
                 mean_square = torch.linalg.vecdot(part, part) / part.shape[-1]
@@ -268,7 +270,7 @@ class _RMSNorm(torch.autograd.Function):
         exact = torch.promote_types(tokens.dtype, torch.float32)
         dy = dy.reshape(tokens.shape)
         dx, dweight = torch.empty_like(tokens), torch.zeros_like(weight, dtype=exact)
-        with torch.autocast(dy.device.type, enabled=False):
+        with scan.without_autocast(dy):
             for part, g, out, scale in zip(*map(_blocks, (tokens, dy, dx)), scales, strict=True):
                 part, g = part.to(exact), g.to(exact)
                 product = part * g
@@ -336,7 +338,7 @@ class SelectiveScan(nn.Module):
 
         The scan runs in the dtype of `dt`, also under autocast, and returns that of `u`.
         """
-        with torch.autocast(u.device.type, enabled=False):
+        with scan.without_autocast(u):
             exact = (v.to(dt.dtype) for v in (B, C))
             y = scan.selective_scan(u.to(dt.dtype), dt, A, *exact, D, reverse=reverse)
         return y.to(u.dtype)

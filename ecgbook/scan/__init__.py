@@ -1,5 +1,6 @@
 """State-space scans: pure functions of tensors, fast, and the recurrences that they equal."""
 
+from .composed import is_followed, selective_scan_doubling, ssd_chunks, without_autocast
 from .recurrences import (
     plain_backward,
     segment_sum,
@@ -10,6 +11,10 @@ from .recurrences import (
 from .scans import SELECTIVE_CHUNK, SSD_CHUNK, Backend, backend, selective_scan, ssd
 
 __all__ = [
+    "is_followed",
+    "selective_scan_doubling",
+    "ssd_chunks",
+    "without_autocast",
     "SELECTIVE_CHUNK",
     "SSD_CHUNK",
     "Backend",

@@ -37,6 +37,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .composed import without_autocast
 from .recurrences import plain_backward, selective_scan_recurrence, ssd_recurrence
 
 CACHED_CELLS = 400_000  # pairs of steps that `ChunkedSSD` computes at once on a CPU
@@ -91,7 +92,7 @@ class ChunkedSSD(torch.autograd.Function):
         states = [work.start(initial_state)]
         states += [torch.empty_like(states[0]) for _ in work.cuts[1:]]
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             for rows in work.rows:
                 for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
                     parts = (v[rows, cut] for v in (x, dt, B, C, y))
@@ -112,7 +113,7 @@ class ChunkedSSD(torch.autograd.Function):
         dx, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
                            for v in (x, dt, B, C))  # fmt: skip
         dA, dD, dstate = torch.zeros_like(A), torch.zeros_like(A), torch.zeros_like(states[0])
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             for rows in work.rows:
                 for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
                     parts = (v[rows, cut] for v in (x, dt, B, C, dy, dx, ddt, dB, dC))
@@ -307,7 +308,7 @@ class ChunkedSelectiveScan(torch.autograd.Function):
         y = torch.empty_like(u, memory_format=torch.contiguous_format)
         states = [u.new_zeros(len(u), *A.shape)]
         states += [torch.empty_like(states[0]) for _ in work.cuts[1:]]
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             for rows in work.rows:
                 for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
                     parts = (v[rows, cut] for v in (u, dt, B, C, y))
@@ -329,7 +330,7 @@ class ChunkedSelectiveScan(torch.autograd.Function):
         du, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
                            for v in (u, dt, B, C))  # fmt: skip
         dA, dD, dstate = torch.zeros_like(A), None, torch.zeros_like(states[0])
-        with torch.autocast(u.device.type, enabled=False):
+        with without_autocast(u):
             for rows in work.rows:
                 for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
                     parts = (v[rows, cut] for v in (u, dt, B, C, dy, du, ddt, dB, dC))

@@ -169,13 +169,13 @@ def check_ssd(x, dt, A, B, C, D, initial_state) -> None:
     ValueError
         Naming the tensor, what was found and what is wanted.
     """
-    if x.ndim != 4 or 0 in x.shape:
+    if x.ndim != 4 or not x.numel():
         raise ValueError(
             f"x of shape {tuple(x.shape)} found, (batch, length, heads, head_dim), none of them 0, "
             "wanted"
         )
     batch, length, heads, head_dim = x.shape
-    if B.ndim != 4 or 0 in B.shape or heads % B.shape[2]:
+    if B.ndim != 4 or not B.numel() or heads % B.shape[2]:
         raise ValueError(
             f"B of shape {tuple(B.shape)} found, (batch, length, groups, d_state) wanted "
             f"with groups dividing the {heads} heads"
@@ -211,11 +211,11 @@ def check_selective(u, dt, A, B, C, D) -> None:
     ValueError
         Naming the tensor, what was found and what is wanted.
     """
-    if u.ndim != 3 or 0 in u.shape:
+    if u.ndim != 3 or not u.numel():
         raise ValueError(
             f"u of shape {tuple(u.shape)} found, (batch, length, channels), none of them 0, wanted"
         )
-    if A.ndim != 2 or 0 in A.shape:
+    if A.ndim != 2 or not A.numel():
         raise ValueError(f"A of shape {tuple(A.shape)} found, (channels, d_state) wanted")
     (batch, length, channels), d_state = u.shape, A.shape[1]
     _check_shapes(

@@ -3,7 +3,9 @@
 Mamba-2's scan (`ssd`) and Mamba-1's (`selective_scan`) are linear recurrences whose coefficients
 depend on the input. Both go through the sequence chunk by chunk, so that temporaries stay in the
 cache, and have a backward pass of their own: it adds masked terms and never subtracts large
-numbers, and no exponent is ever positive. `ecgbook.scan` has the equations they equal.
+numbers, and no exponent is ever positive. While PyTorch compiles, exports or transforms what is
+computed, both take the plain forms of `ecgbook.scan.composed`. `ecgbook.scan` has the equations
+that all of them equal.
 
 Source: T. Dao and A. Gu (2024), arXiv:2405.21060 (`ssd`); A. Gu and T. Dao (2023),
 arXiv:2312.00752 (`selective_scan`).
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .chunked import ChunkedSelectiveScan, ChunkedSSD
+from .composed import is_followed, selective_scan_doubling, ssd_chunks
 from .recurrences import (
     check_selective,
     check_ssd,
@@ -134,6 +137,9 @@ def ssd(
     check_ssd(x, dt, A, B, C, D, initial_state)
     if chunk < 1:
         raise ValueError(f"chunk={chunk} found, 1 or more wanted")
+    if is_followed(x):
+        options = {"initial_state": initial_state, "reverse": reverse}
+        return ssd_chunks(x, dt, A, B, C, D, chunk=chunk, **options)
     if backend(x.device, x.dtype).name == "mamba-ssm":
         return _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse)
     return ChunkedSSD.apply(x, dt, A, B, C, D, initial_state, chunk, reverse)
@@ -182,6 +188,8 @@ def selective_scan(
     check_selective(u, dt, A, B, C, D)
     if chunk < 1:
         raise ValueError(f"chunk={chunk} found, 1 or more wanted")
+    if is_followed(u):
+        return selective_scan_doubling(u, dt, A, B, C, D, reverse=reverse)
     if backend(u.device, u.dtype).name == "mamba-ssm":
         return _selective_kernel(u, dt, A, B, C, D, reverse)
     return ChunkedSelectiveScan.apply(u, dt, A, B, C, D, chunk, reverse)

@@ -24,6 +24,12 @@ def test_predictions_do_not_depend_on_the_batch_and_leave_the_mode(dataset):
     model = CNNBaseline(**PRESETS["tutorial"], n_layers=1).train()
     whole = training.predict(model, dataset, batch_size=60)
     assert model.training
+    batch = dataset.batch(range(5))
+    with torch.no_grad():
+        each_alone = 1 / (1 + np.exp(-model.eval()(batch["x"], batch["mask"]).numpy()))
+    np.testing.assert_allclose(
+        whole[:5], each_alone, atol=1e-5, err_msg="a class excludes no other"
+    )
     single = training.predict(model, dataset.subset([7, 3]), batch_size=1)
     np.testing.assert_allclose(single, whole[[7, 3]], atol=1e-6)
     assert whole.shape == (60, 5) and ((whole > 0) & (whole < 1)).all()
