@@ -117,13 +117,18 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         """Move the running statistics; a batch without a valid position moves nothing."""
-        if self.running_mean is None or not count > 0:
+        if self.running_mean is None:
             return
-        self.num_batches_tracked += 1
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        any_valid = count > 0  # no branch: a graph would have to break there
+        self.num_batches_tracked += any_valid
         unbiased = variance * count / (count - 1).clamp(min=1)
         for running, value in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.lerp_(value.to(running.dtype), momentum)
+            share = any_valid.to(running.dtype)
+            if self.momentum is None:  # the mean over all batches
+                share = share / self.num_batches_tracked.clamp(min=1)
+            else:
+                share = share * self.momentum
+            running.lerp_(value.to(running.dtype), share)
 
 
 def _sum_over_processes(x: Tensor, distributed: bool) -> Tensor:
