@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # what editors complete; the same names as below
         checks,
         data,
         explain,
+        export,
         labels,
         ladder,
         leads,
@@ -43,8 +44,8 @@ if TYPE_CHECKING:  # what editors complete; the same names as below
 __version__ = "0.1.0"
 
 _ROOMS = (
-    "attacks", "augment", "checks", "data", "explain", "labels", "ladder", "leads", "metrics",
-    "models", "plots", "records", "scan", "signals", "storage", "synthetic", "training",
+    "attacks", "augment", "checks", "data", "explain", "export", "labels", "ladder", "leads",
+    "metrics", "models", "plots", "records", "scan", "signals", "storage", "synthetic", "training",
 )  # fmt: skip
 _HOMES = {
     "Bidirectional": "models",
@@ -59,9 +60,9 @@ _HOMES = {
 }
 __all__ = [
     "Bidirectional", "Bundle", "CNNBaseline", "ECGVisionMamba", "EnhancedECGMamba2", "Mamba",
-    "Mamba2", "attacks", "augment", "checks", "data", "explain", "labels", "ladder", "leads",
-    "load", "metrics", "models", "plots", "records", "results", "scan", "signals", "storage",
-    "synthetic", "training",
+    "Mamba2", "attacks", "augment", "checks", "data", "explain", "export", "labels", "ladder",
+    "leads", "load", "metrics", "models", "plots", "records", "results", "scan", "signals",
+    "storage", "synthetic", "training",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m ecgbook download | train | evaluate | predict | explain``."""
+"""The command line: ``python -m ecgbook`` and one of its commands, see ``--help``."""
 
 from __future__ import annotations
 
@@ -145,6 +145,14 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--model", default="tutorial", help=f"{MODEL_HELP}; default: tutorial")
     explain.add_argument("--figure", type=Path, help="also draw it on ECG paper, to this file")
     explain.set_defaults(run=_explain)
+
+    export = commands.add_parser("export", help="write a model as ONNX, which runs without PyTorch")
+    export.add_argument("model", help=MODEL_HELP)
+    export.add_argument("file", type=Path, help="to write: NAME.onnx")
+    export.add_argument(
+        "--explanation", action="store_true", help="with the MambaLRP relevance of one record"
+    )
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -358,6 +366,20 @@ def _explain(options: argparse.Namespace) -> None:
             kind = options.figure.suffix[1:]
             page.figure.savefig(part, dpi=150, format=kind)  # pyright: ignore[reportAttributeAccessIssue]
         print(f"\nThe page is in {options.figure}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .export import explanation_to_onnx, model_to_onnx
+    from .training import load
+
+    if options.file.suffix != ".onnx":
+        raise ValueError(f"{options.file} found, a name that ends in .onnx wanted")
+    write = explanation_to_onnx if options.explanation else model_to_onnx
+    try:
+        path = write(load(options.model), options.file)
+    except ModuleNotFoundError as error:
+        raise ValueError(str(error)) from error
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, for teaching, not for diagnosis")
 
 
 def _check_figure(path: Path) -> None:
