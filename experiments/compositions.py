@@ -115,7 +115,7 @@ def forward_derivative(model, x, mask) -> float:
 
 
 def second_derivative(model, x, mask) -> float:
-    """A Hessian-vector product by two passes backward, against finite differences in float64."""
+    """Compute a Hessian-vector product by two passes backward; finite differences in float64."""
     model, x = copy.deepcopy(model).double(), x.double().requires_grad_()
     along = torch.randn_like(x)
 
@@ -123,8 +123,8 @@ def second_derivative(model, x, mask) -> float:
         return torch.autograd.grad(model(x, mask).square().sum(), x, create_graph=True)[0]
 
     (found,) = torch.autograd.grad((gradient(x) * along).sum(), x)
-    near = [gradient((x + s * along).detach().requires_grad_()).detach() for s in (1e-5, -1e-5)]
-    return apart(found, (near[0] - near[1]) / 2e-5)
+    near = [gradient((x + s * along).detach().requires_grad_()).detach() for s in (1e-7, -1e-7)]
+    return apart(found, (near[0] - near[1]) / 2e-7)
 
 
 def copied(model, x, mask) -> float:
