@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .explain import lrp
@@ -84,7 +85,7 @@ def explanation_to_onnx(bundle: Bundle, path: str | Path) -> Path:
     """
     x, mask = _example(bundle, records=1)
     target = torch.eye(len(bundle.classes))[0]
-    table = dict(torch._decomp.core_aten_decompositions())
+    table = dict(core_aten_decompositions())
     table[torch.ops.aten.convolution_backward.default] = _convolution_backward
     names = {"input_names": ["x", "mask", "target"], "output_names": ["logits", "relevance"]}
     with _unchanged(bundle.model), lrp(bundle.model):

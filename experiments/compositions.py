@@ -217,13 +217,13 @@ def main() -> None:
     """Try all, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
+    made_with = provenance("python experiments/compositions.py")
     table = {}
     for name in MODELS:
         table[name] = {}
         for way in WAYS:
             table[name][way] = attempt(name, way)
             print(f"{name:18} {way:20} {table[name][way]}", flush=True)
-    made_with = provenance("python experiments/compositions.py")
     write_json(RESULT, {"provenance": made_with, "errors": table})
 
 

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
@@ -38,7 +39,7 @@ def is_followed(x: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or torch._C._functorch.maybe_current_level() is not None
+        or maybe_current_level() is not None
         or get_proxy_mode() is not None
         or forward_ad._current_level >= 0
         or x.device.type == "meta"
