@@ -105,7 +105,7 @@ class ECGDataset(Dataset):
         index = np.asarray(index)
         mask = np.arange(self.x.shape[1]) < self.n_valid[index][:, None]
         return {
-            "x": torch.from_numpy(np.array(self.x[index])),
+            "x": torch.from_numpy(np.asarray(self.x[index])),  # picking rows has copied them
             "mask": torch.from_numpy(mask),
             "y": torch.from_numpy(self.y[index]),
             "y_mask": torch.from_numpy(self.y_mask[index]),
