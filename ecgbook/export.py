@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from .attacks import evaluation_mode
 from .explain import lrp
 from .storage import to_json, version, whole_file
 from .training import Bundle
@@ -54,7 +55,7 @@ def model_to_onnx(bundle: Bundle, path: str | Path) -> Path:
     x, mask = _example(bundle, records=2)
     batch = {"x": {0: "batch"}, "mask": {0: "batch"}}
     names = {"input_names": ["x", "mask"], "output_names": ["logits", "probabilities"]}
-    with _unchanged(bundle.model):
+    with _frozen(bundle.model):
         graph = _WithProbabilities(bundle.model)
         return _write(graph, (x, mask), path, bundle, dynamic_shapes=batch, **names)
 
@@ -88,7 +89,7 @@ def explanation_to_onnx(bundle: Bundle, path: str | Path) -> Path:
     table = dict(core_aten_decompositions())
     table[torch.ops.aten.convolution_backward.default] = _convolution_backward
     names = {"input_names": ["x", "mask", "target"], "output_names": ["logits", "relevance"]}
-    with _unchanged(bundle.model), lrp(bundle.model):
+    with _frozen(bundle.model), lrp(bundle.model):
         graph = make_fx(_explained(bundle.model), decomposition_table=table)(x, mask, target)
         return _write(graph, (x, mask, target), path, bundle, **names)
 
@@ -141,14 +142,14 @@ def _example(bundle: Bundle, records: int) -> tuple[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def _unchanged(model: nn.Module):
-    """Keep mode and gradients of a model as they are; in between it is in evaluation mode."""
-    was_training, needs = model.training, [p.requires_grad for p in model.parameters()]
-    model.eval().requires_grad_(False)
+def _frozen(model: nn.Module):
+    """Put a model in evaluation mode without gradients of parameters; all is put back."""
+    needs = [p.requires_grad for p in model.parameters()]
+    model.requires_grad_(False)
     try:
-        yield
+        with evaluation_mode(model):
+            yield
     finally:
-        model.train(was_training)
         for parameter, need in zip(model.parameters(), needs, strict=True):
             parameter.requires_grad_(need)
 

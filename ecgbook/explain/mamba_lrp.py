@@ -27,7 +27,6 @@ from ..labels import RHYTHMS
 from ..leads import LEADS
 from ..models import ConvStem, TokenClassifier
 from ..records import Record
-from ..signals import select
 from ..training import Bundle
 from .rules import MAMBA_LRP, OtherFunction, Rule, lock_of, lrp, swap
 
@@ -320,8 +319,7 @@ class MambaLRP:
                 )
             if mask is not None or fs_hz is not None:
                 raise ValueError("mask or fs_hz found beside a record, neither wanted")
-            signal_mv = select(record, self.bundle.leads)
-            start_s, _ = self.bundle.preprocessing.window_s(signal_mv, record.fs_hz)
+            start_s, _ = self.bundle.window_s(record)
             record, mask = self.bundle.prepare(record)
         if self.bundle is not None and fs_hz is None:
             fs_hz = self.bundle.preprocessing.fs_hz

@@ -169,14 +169,27 @@ class Bundle:
             ``record.notes``, and a sentence more if the model does not see all of the record.
         """
         notes = tuple(getattr(record, "notes", ()))
-        signal_mv, fs_hz = select(record, self.leads), record.fs_hz
-        start_s, end_s = self.preprocessing.window_s(signal_mv, fs_hz)
-        duration_s = len(signal_mv) / fs_hz
+        start_s, end_s = self.window_s(record)
+        duration_s = len(record.signal_mv) / record.fs_hz
         if duration_s <= end_s - start_s + 1 / self.preprocessing.fs_hz:
             return notes
         return *notes, (
             f"the model sees {start_s:.1f} to {end_s:.1f} s of {duration_s:.1f} s, and nothing else"
         )
+
+    def window_s(self, record: Record) -> tuple[float, float]:
+        """Say which part of a record the model sees.
+
+        Parameters
+        ----------
+        record : Record
+
+        Returns
+        -------
+        start_s, end_s : float
+            In s from the start of the record.
+        """
+        return self.preprocessing.window_s(select(record, self.leads), record.fs_hz)
 
 
 def _check_equal(what: str, found: object, wanted: object) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import metrics
+from ..attacks import evaluation_mode
 from ..data import ECGDataset, trim
 from ..labels import RHYTHMS
 
@@ -37,7 +38,6 @@ def predict(model: nn.Module, dataset: ECGDataset, batch_size: int = 64) -> np.n
     return found[np.argsort(by_length)]
 
 
-@torch.no_grad()
 def predict_batches(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> np.ndarray:
     """Compute the probabilities of all labels for the records of several batches.
 
@@ -54,15 +54,12 @@ def predict_batches(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -
     ndarray, shape (n, n_classes), float32
         Of shape (0,) if there is no batch.
     """
-    like, was_training = next(model.parameters()), model.training
-    model.eval()
-    try:
+    like = next(model.parameters())
+    with evaluation_mode(model), torch.no_grad():
         parts = [
             torch.sigmoid(model(b["x"].to(like), b["mask"].to(like.device)).float()).cpu()
             for b in map(trim, batches)
         ]
-    finally:
-        model.train(was_training)
     return torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
 
 

@@ -126,18 +126,17 @@ def fit(
     optimizer = torch.optim.AdamW(_parameter_groups(model, recipe), lr=recipe.learning_rate)
     parallel, optimizer = accelerator.prepare(model, optimizer)
     state = TrainingState(model, optimizer, recipe.to_dict(), fingerprint(train, valid))
-    if folder is None:
-        _train(parallel, state, train, valid, recipe, accelerator, progress, on_epoch, None)
-        return _finish(state, train, valid, about or {})
-    folder = Path(folder)
-    check_saveable(model, about or {})  # what the last step needs is tried before the first
-    folder.mkdir(parents=True, exist_ok=True)
-    alone = folder_lock(folder) if accelerator.is_main_process else nullcontext()
-    with alone:
-        _open(folder, state, accelerator, resume)
+    if folder is not None:  # what the last step needs is tried before the first
+        folder = Path(folder)
+        check_saveable(model, about or {})
+        folder.mkdir(parents=True, exist_ok=True)
+    writes = folder is not None and accelerator.is_main_process
+    with folder_lock(folder) if writes else nullcontext():
+        if folder is not None:
+            _open(folder, state, accelerator, resume)
         _train(parallel, state, train, valid, recipe, accelerator, progress, on_epoch, folder)
         bundle = _finish(state, train, valid, about or {})
-        if accelerator.is_main_process:
+        if writes:
             save(bundle, folder / "model.safetensors")
             write_json(folder / "training.json", bundle.card)
     return bundle
