@@ -25,8 +25,8 @@ near, far  the two parts of y: from steps of the chunk, and from the state befor
 =========  =====================================================================================
 
 Letters of shapes: b batch, q steps of a chunk, h heads, p head_dim, g groups of r heads each,
-n d_state. Matrix products are written so that no second factor is transposed, which BLAS does at
-half the speed for matrices of this size.
+n d_state. Sums of log decays over a span of steps are differences of sums from the chunk's start.
+These are in float64, so that a difference of float32 sums keeps all of its digits.
 """
 
 from __future__ import annotations
@@ -130,12 +130,6 @@ def _ssd_from(x, dt, A, B, C, D, initial_state, reverse):
     return ssd_recurrence(x, dt, A, B, C, D, initial_state=initial_state, reverse=reverse)
 
 
-def _masks(ones: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (t, s): 1 where s is t or before it in the scan, is before it, is after it."""
-    upto, before, after = ones.tril(), ones.tril(-1), ones.triu(1)
-    return (upto.T, after, before) if reverse else (upto, before, after)
-
-
 class _SSDChunks:
     """One chunk at a time, in buffers that all chunks share; states are (b, g, n, r p)."""
 
@@ -147,10 +141,8 @@ class _SSDChunks:
         self.cuts = cuts(length, chunk, reverse)
         q = min(chunk, length)
         self.rows = slices(self.b, self.h * q**2, CACHED_CELLS, x.device)
-        self.masks = {
-            steps: _masks(dt.new_ones(steps, steps), reverse)
-            for steps in {cut.stop - cut.start for cut in self.cuts}
-        }
+        upto = dt.new_ones(q, q).tril()  # (t, s): 1 where s is t or before it in the scan
+        self.reverse, self.upto = reverse, upto.T if reverse else upto
         self.buffers = {}
 
     def start(self, initial_state: Tensor | None) -> Tensor:
@@ -185,23 +177,27 @@ class _SSDChunks:
         q = v.shape[1]
         return v.view(-1, self.g, q, self.r * self.p).transpose(1, 2).reshape(-1, q, self.h, self.p)
 
+    def running(self, v: Tensor, onward: bool = True) -> Tensor:
+        """Add up v (..., q) in float64, with the scan or against it."""
+        v = v.double()
+        return v.cumsum(-1) if onward != self.reverse else v.flip(-1).cumsum(-1).flip(-1)
+
     def within(self, dt, B, C):
         """Return what both passes need of a chunk.
 
-        The decay L (b h q q) from step s to t, not masked; from the state before the chunk to t
-        (b q h); from s to the state behind (b q h); over the chunk (b g 1 r 1); B and C
+        The decay L (b h q q) from step s to t, 1 where s is after t; from the state before the
+        chunk to t (b q h); from s to the state behind (b q h); over the chunk (b g 1 r 1); B and C
         (b g, q, n); and G = C B^T, masked (b g, q, q).
         """
         b, q, h = dt.shape
-        upto, before, after = self.masks[q]  # (q q)
-        a = dt * self.A  # (b q h)
-        until = torch.mul(a.transpose(1, 2)[:, :, None], upto, out=self.room("until", b, h, q, q))
-        L = self.room("L", b * h * q, q)
-        L = torch.mm(until.view(-1, q), before, out=L).exp_().view(b, h, q, q)
-        into, out = (upto @ a).exp_(), (after @ a).exp_()  # (b q h)
-        whole = a.sum(1).exp_().view(b, self.g, 1, self.r, 1)
+        sums = self.running((dt * self.A).transpose(1, 2))  # (b h q), log decay from the start
+        total = sums[..., :1] if self.reverse else sums[..., -1:]
+        L = torch.sub(sums[..., None], sums[..., None, :], out=self.room("L", b, h, q, q))
+        L.clamp_(max=0).exp_()
+        into, out = (v.exp().to(self.exact).transpose(1, 2) for v in (sums, total - sums))
+        whole = total.exp().to(self.exact).view(b, self.g, 1, self.r, 1)
         B, C = (v.transpose(1, 2).reshape(-1, q, self.n) for v in (B, C))  # (b g, q, n)
-        G = torch.bmm(C, B.transpose(1, 2)).mul_(upto)  # (b g, q, q)
+        G = torch.bmm(C, B.transpose(1, 2)).mul_(self.upto[:q, :q])  # (b g, q, q)
         return L, into, out, whole, B, C, G
 
     def mix(self, L, G, b, q):
@@ -243,15 +239,14 @@ class _SSDChunks:
     def backward(self, x, dt, B, C, dy, dx, ddt, dB, dC, state, dstate):
         """Write the gradients; turn `dstate` from that behind the chunk to that before it."""
         (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
-        exact, low = self.exact, self.low
-        upto, before, after = self.masks[q]
+        exact, low, upto = self.exact, self.low, self.upto[:q, :q]
         L, into, out, whole, B, C, G = self.within(dt, B, C)
         grouped, states = (b, g, r, q, q), (b, g, n, r, p)
 
         # Within the chunk: y_t = sum over s of W_ts x_s.
         Y = self.by_head(dy)
-        x_t = self.room("x_t", b, h, p, q, dtype=low).copy_(x.permute(0, 2, 3, 1))
-        dW = torch.bmm(Y, x_t.view(-1, p, q), out=self.room("dW", b * h, q, q, dtype=low))
+        X_t = self.by_head(x).transpose(1, 2)
+        dW = torch.bmm(Y, X_t, out=self.room("dW", b * h, q, q, dtype=low))
         dW = dW.view(b, h, q, q)
         dD = dW.diagonal(0, -2, -1).sum((0, 2), dtype=exact)
         steps = dt.transpose(1, 2)[:, :, None]
@@ -264,16 +259,12 @@ class _SSDChunks:
 
         # Through the states: y_t += into_t S^T C_t, and dt_s out_s x_s B_s^T is fed to the next.
         S, dS = (v.view(b * g, n, r * p).to(low) for v in (state, dstate))
-        S_t, dS_t = (self.room(k, b * g, r * p, n, dtype=low) for k in ("S_t", "dS_t"))
-        for i in range(b * g):
-            S_t[i].copy_(S[i].T)
-            dS_t[i].copy_(dS[i].T)
         seen = torch.mul(dy, into[..., None], out=self.room("seen", b, q, h, p, dtype=low))
         fed = torch.mul(x, (dt * out)[..., None], out=self.room("fed", b, q, h, p, dtype=low))
         pulled, fed = self.by_group(seen), self.by_group(fed)
         gC, gB = (self.room(k, b * g, q, n, dtype=low) for k in ("gC", "gB"))
-        torch.baddbmm(torch.bmm(dG, B), pulled, S_t, out=gC)
-        torch.baddbmm(torch.bmm(dG.transpose(1, 2), C), fed, dS_t, out=gB)
+        torch.baddbmm(torch.bmm(dG, B), pulled, S.transpose(1, 2), out=gC)
+        torch.baddbmm(torch.bmm(dG.transpose(1, 2), C), fed, dS.transpose(1, 2), out=gB)
         dC.copy_(gC.view(b, g, q, n).transpose(1, 2))
         dB.copy_(gB.view(b, g, q, n).transpose(1, 2))
         kept = torch.mul(dstate, state, out=self.room("kept", *state.shape))
@@ -287,11 +278,15 @@ class _SSDChunks:
         leave = torch.mul(far, x, out=self.room("seen", b, q, h, p, dtype=low))
         leave = leave.sum(-1, dtype=exact)
 
-        # The log decay of step u takes part in all pairs s < u <= t, in what enters before or at
-        # t >= u, in what leaves from s < u, and in what passes the whole chunk.
-        spans = torch.mm(pairs.view(-1, q), after, out=self.room("spans", b * h * q, q))
-        da = spans.view(b, h, q, q).mul_(upto).sum(2).transpose(1, 2)
-        da = da + upto.T @ enter + before @ (leave * dt) + dwhole
+        # A step's log decay is part of every sum from that step on: of the sum at t in all pairs
+        # (t, s), with the other sign in all pairs (s, t), in what enters at t and leaves at t, and
+        # of the sum over the chunk.
+        pairs = pairs.view(b, h, q, q)
+        dsums = pairs.sum(3, dtype=torch.double) - pairs.sum(2, dtype=torch.double)  # (b h q)
+        left = leave * dt
+        dsums += (enter - left).transpose(1, 2)
+        da = self.running(dsums, onward=False).to(exact).transpose(1, 2)
+        da = da + left.sum(1, keepdim=True) + dwhole
         torch.mul(far, dt[..., None].to(low), out=dx)
         dx += near.view(b, h, q, p).transpose(1, 2)
         ddt.copy_(alone.transpose(1, 2) + leave + da * self.A)
