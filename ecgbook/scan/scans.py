@@ -142,7 +142,8 @@ def ssd(
         return ssd_chunks(x, dt, A, B, C, D, chunk=chunk, **options)
     if backend(x.device, x.dtype).name == "mamba-ssm":
         return _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse)
-    return ChunkedSSD.apply(x, dt, A, B, C, D, initial_state, chunk, reverse)
+    keep = _may_go_back(x, dt, A, B, C, D, initial_state)
+    return ChunkedSSD.apply(x, dt, A, B, C, D, initial_state, chunk, reverse, keep)
 
 
 def selective_scan(
@@ -192,7 +193,13 @@ def selective_scan(
         return selective_scan_doubling(u, dt, A, B, C, D, reverse=reverse)
     if backend(u.device, u.dtype).name == "mamba-ssm":
         return _selective_kernel(u, dt, A, B, C, D, reverse)
-    return ChunkedSelectiveScan.apply(u, dt, A, B, C, D, chunk, reverse)
+    keep = _may_go_back(u, dt, A, B, C, D)
+    return ChunkedSelectiveScan.apply(u, dt, A, B, C, D, chunk, reverse, keep)
+
+
+def _may_go_back(*inputs: Tensor | None) -> bool:
+    """Say whether a backward pass may follow; a `Function` itself does not know."""
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
 
 
 def _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse):
