@@ -13,6 +13,7 @@ from .classifiers import (
 )
 from .convolution import DepthwiseConv, causal_conv, centered_conv
 from .frontend import ConvStem, LeadBranches
+from .hydra import Hydra
 from .layers import (
     SSD,
     FeedForward,
@@ -22,9 +23,11 @@ from .layers import (
     RMSNorm,
     Scale,
     SelectiveScan,
+    Skip,
     rms_norm,
 )
 from .mamba import Bidirectional, Mamba, Mamba2, SharedMamba2, Unidirectional
+from .s4d import S4D, LongConv, S4DKernel
 from .vision_mamba import DIRECTIONS, VisionMamba, VisionMambaBlock
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "RMSNorm",
     "Scale",
     "SelectiveScan",
+    "Skip",
     "rms_norm",
     "DepthwiseConv",
     "causal_conv",
@@ -47,6 +51,10 @@ __all__ = [
     "Mamba2",
     "SharedMamba2",
     "Unidirectional",
+    "Hydra",
+    "S4D",
+    "LongConv",
+    "S4DKernel",
     "DIRECTIONS",
     "VisionMamba",
     "VisionMambaBlock",

@@ -340,6 +340,27 @@ class Gate(nn.Module):
         return y * self.act(z)
 
 
+class Skip(nn.Module):
+    """Let each token choose how much of itself passes by a scan: a number a head, as Hydra does."""
+
+    def forward(self, x: Tensor, chosen: Tensor, D: Tensor) -> Tensor:
+        """Return ``(chosen + D) x``.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, length, heads * head_dim), float
+        chosen : Tensor, shape (batch, length, heads), float
+        D : Tensor, shape (heads,), float
+
+        Returns
+        -------
+        Tensor, shape (batch, length, heads * head_dim)
+            In the dtype of `x`.
+        """
+        parts = x.unflatten(-1, (len(D), -1))
+        return ((chosen + D)[..., None] * parts).flatten(-2).to(x.dtype)
+
+
 class SSD(nn.Module):
     """Mamba-2's scan as a layer without parameters: see `ecgbook.scan.ssd`."""
 

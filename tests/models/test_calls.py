@@ -12,10 +12,12 @@ from torch import nn
 from ecgbook.models import (
     DIRECTIONS,
     MAMBA2_PRESETS,
+    S4D,
     Bidirectional,
     CNNBaseline,
     ECGVisionMamba,
     EnhancedECGMamba2,
+    Hydra,
     Mamba,
     Mamba2,
     SelfAttention,
@@ -30,6 +32,8 @@ LAYERS = {
     "Mamba": lambda: Mamba(16, d_state=4),
     "Mamba2": lambda: Mamba2(16, **SMALL),
     "SharedMamba2": lambda: SharedMamba2(16, **SMALL),
+    "Hydra": lambda: Hydra(16, **SMALL),
+    "S4D": lambda: S4D(16, d_state=4),
     **{f"VisionMamba {d}": lambda d=d: VisionMamba(16, d, d_state=4) for d in DIRECTIONS},
     "Bidirectional": lambda: Bidirectional(16, **SMALL),
     "Bidirectional, shared": lambda: Bidirectional(16, **SMALL, shared=True),
@@ -38,7 +42,7 @@ LAYERS = {
     "ECGVisionMamba": lambda: ECGVisionMamba(**STEM, d_state=4),
     "EnhancedECGMamba2": lambda: EnhancedECGMamba2(**STEM, **SMALL),
 }
-PROJECTIONS = "in_proj", "x_proj", "dt_proj", "out_proj", "x_proj_b", "dt_proj_b"
+PROJECTIONS = "in_proj", "x_proj", "dt_proj", "out_proj", "x_proj_b", "dt_proj_b", "fc_D", "0"
 
 
 def made(name):
@@ -84,14 +88,15 @@ class LoRA(nn.Module):
         return self.linear(x) + self.up(self.down(x))
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if "Mamba" in name or "Bi" in name])
+@pytest.mark.parametrize("name", [n for n in LAYERS if n not in ("SelfAttention", "CNNBaseline")])
 def test_a_wrapped_projection_takes_part(name):
     layer, x = made(name)
     wanted = run(layer, x)
     wrapped = copy.deepcopy(layer)
     for parent in list(wrapped.modules()):
-        for child in set(PROJECTIONS) & set(dict(parent.named_children())):
-            setattr(parent, child, LoRA(getattr(parent, child)))
+        for name, child in list(parent.named_children()):
+            if name in PROJECTIONS and type(child) is nn.Linear:
+                setattr(parent, name, LoRA(child))
     found = run(wrapped, x)
     found = {name.replace(".linear.", "."): value for name, value in found.items()}
     torch.testing.assert_close({name: found[name] for name in wanted}, wanted)
