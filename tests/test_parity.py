@@ -20,12 +20,13 @@ TESTS = Path(__file__).resolve().parent
 ORACLES = TESTS.parent / ".oracles"
 
 
-def measured(library: str) -> dict:
-    """Return what the script of a library prints, run with that library alone on the path."""
-    folder = ORACLES / library
-    if not folder.is_dir():
-        pytest.skip(f"{library} is not in {ORACLES.name}: `make oracles` installs it")
-    paths = os.pathsep.join(map(str, (TESTS.parent, folder)))
+def measured(library: str, *others: str) -> dict:
+    """Return what the script of a library prints, run with that and what it needs on the path."""
+    folders = [ORACLES / name for name in (library, *others)]
+    for folder in folders:
+        if not folder.is_dir():
+            pytest.skip(f"{folder.name} is not in {ORACLES.name}: `make oracles` installs it")
+    paths = os.pathsep.join(map(str, (TESTS.parent, *folders)))
     run = subprocess.run(
         [sys.executable, str(TESTS / f"oracle_{library}.py")],
         env=os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
@@ -45,6 +46,16 @@ def mamba_ssm() -> dict:
 @pytest.fixture(scope="module")
 def transformers() -> dict:
     return measured("transformers")
+
+
+@pytest.fixture(scope="module")
+def hydra() -> dict:
+    return measured("hydra", "mamba_ssm")
+
+
+@pytest.fixture(scope="module")
+def s4() -> dict:
+    return measured("s4", "mamba_ssm")
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +96,33 @@ def test_parameters_of_mamba_ssm_load_unchanged_and_go_back(mamba_ssm):
 def test_layers_and_gradients_are_those_of_transformers_on_its_weights(transformers, layer):
     assert transformers[layer]["output"] < 1e-6
     assert transformers[layer]["gradients"] < 5e-6
+
+
+@pytest.mark.parametrize("groups", ["1", "2"])
+def test_the_hydra_layer_and_its_gradients_are_the_published_ones(hydra, groups):
+    assert hydra[groups]["output"] < 1e-6
+    assert hydra[groups]["gradients"] < 1e-5
+
+
+def test_the_hydra_layer_starts_as_published(hydra):
+    assert hydra["start"]["shapes"]
+    assert {"A_log", "D", "norm.weight"} <= set(hydra["start"]["same"])
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float32", 1e-5), ("float64", 1e-13)])
+def test_the_s4d_layer_and_its_gradients_are_the_published_ones(s4, dtype, allowed):
+    assert s4[dtype]["output"] < allowed and s4[dtype]["gradients"] < allowed
+
+
+def test_s4d_in_both_directions_is_that_of_s4(s4):
+    assert s4["both"] < 1e-13
+
+
+def test_the_s4d_layer_starts_as_published(s4):
+    assert s4["start"]["same"] == ["kernel.log_A_real", "kernel.A_imag"]
+    assert s4["start"]["inverse"] < 1e-6
+    for name, (ours, theirs) in s4["start"]["spread"].items():
+        assert ours == pytest.approx(theirs, rel=0.1), name
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
