@@ -34,7 +34,7 @@ mutate: setup ## break the package in a copy, mistake by mistake, and see that t
 
 # Other libraries, each in a folder of its own: where transformers finds mamba-ssm, it wants a GPU.
 ORACLE := $(BIN)/python -m pip install -q --no-deps --upgrade --target .oracles
-FETCH := curl -sSf --create-dirs https://raw.githubusercontent.com
+FETCH := curl -sSfL --create-dirs
 oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compare with
 	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(ORACLE)/mamba_ssm --no-build-isolation \
 	    mamba-ssm==2.3.2.post1 einops==0.8.1
@@ -43,10 +43,10 @@ oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compa
 	$(ORACLE)/mambapy mambapy==1.2.0
 	$(ORACLE)/art adversarial-robustness-toolbox==1.20.1
 	$(ORACLE)/zennit zennit==0.5.1
-	cd .oracles && $(FETCH)/goombalab/hydra/55bef7459b6a5a70c2fc672f073f379da4f3c764/hydra/modules/{hydra,ops}.py \
-	    -o 'hydra/hydra/modules/#1.py'
-	cd .oracles && $(FETCH)/state-spaces/s4/e757cef57d89e448c413de7325ed5601aceaac13/models/s4/{s4,s4d}.py \
-	    -o 's4/models/s4/#1.py'
+	$(FETCH) 'https://github.com/goombalab/hydra/raw/55bef7459b6a5a70c2fc672f073f379da4f3c764/hydra/modules/{hydra,ops}.py' \
+	    -o '.oracles/hydra/hydra/modules/#1.py'
+	$(FETCH) 'https://github.com/state-spaces/s4/raw/e757cef57d89e448c413de7325ed5601aceaac13/models/s4/{s4,s4d}.py' \
+	    -o '.oracles/s4/models/s4/#1.py'
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .

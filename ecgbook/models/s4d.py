@@ -157,8 +157,9 @@ class S4DKernel(nn.Module):
 class LongConv(nn.Module):
     """Convolve each channel with its own kernel over all that was and all that comes.
 
-    By fast Fourier transforms. In a graph for ONNX or another program, which may not know them, by
-    a plain convolution: the same numbers, at a cost that grows with the square of the length.
+    By fast Fourier transforms, whose rounding also reaches tokens that a kernel does not. In a
+    graph for ONNX or another program, which may not know them, by a plain convolution: the same
+    numbers, at a cost that grows with the square of the length.
     """
 
     def forward(self, u: Tensor, kernel: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Layers are called as modules: hooks fire, wrappers take part, other tools find what they seek."""
 
+import contextlib
 import copy
+import io
 import warnings
 
 import captum.attr
@@ -135,6 +137,22 @@ def test_a_dynamically_quantized_model_stays_near(make):
         found, wanted = quantized(x), model(x)
     assert not any(type(m) is nn.Linear for m in quantized.modules())
     assert 0 < (found - wanted).norm() <= 0.2 * wanted.norm()
+
+
+@pytest.mark.parametrize("name", ["Hydra", "S4D"])
+def test_a_mixer_runs_as_onnx_for_any_batch(name, tmp_path):
+    runtime, path = pytest.importorskip("onnxruntime"), tmp_path / "mixer.onnx"
+    layer, x = made(name)
+    layer, x = layer.float(), x.detach().float()
+    mask = torch.tensor([[0, 1, 1, 0, 1, 0, 0, 1, 0], [1, 1, 0, 1, 1, 1, 1, 0, 0]]).bool()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of what the exporter says about itself
+        options = {"dynamic_shapes": 2 * ({0: "batch"},), "opset_version": 18, "dynamo": True}
+        torch.onnx.export(layer, (x, mask), verbose=False, **options).save(str(path))
+    more = torch.cat([x, x + 1, x - 1]), mask.repeat(3, 1)
+    feeds = dict(zip(("h", "mask"), (v.numpy() for v in more), strict=True))
+    (found,) = runtime.InferenceSession(str(path)).run(None, feeds)
+    torch.testing.assert_close(torch.from_numpy(found), layer(*more).detach(), rtol=0, atol=1e-5)
 
 
 def test_deep_lift_explains_the_cnn():
