@@ -2,6 +2,7 @@
 
 from .composed import is_followed, selective_scan_doubling, ssd_chunks, without_autocast
 from .recurrences import (
+    may_go_back,
     plain_backward,
     segment_sum,
     selective_scan_recurrence,
@@ -21,6 +22,7 @@ __all__ = [
     "backend",
     "selective_scan",
     "ssd",
+    "may_go_back",
     "plain_backward",
     "segment_sum",
     "selective_scan_recurrence",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from .composed import is_followed, selective_scan_doubling, ssd_chunks
 from .recurrences import (
     check_selective,
     check_ssd,
+    may_go_back,
     segment_sum,
     selective_scan_recurrence,
     ssd_matrix,
@@ -97,7 +99,7 @@ def ssd(
     C: Tensor,
     D: Tensor | None = None,
     *,
-    chunk: int = SSD_CHUNK,
+    chunk: int | None = None,
     initial_state: Tensor | None = None,
     reverse: bool = False,
 ) -> Tensor:
@@ -115,9 +117,9 @@ def ssd(
         Input and output projections, dtype of `x`. Each group serves ``heads / groups`` heads.
     D : Tensor, shape (heads,), optional
         Skip connection, dtype of `dt`.
-    chunk : int
-        Steps that are computed together. It changes the speed and not the result; the kernels of
-        mamba-ssm choose their own.
+    chunk : int, optional
+        Steps that are computed together: about 64, or 32 where heads and states are small, if
+        omitted. It changes the speed and not the result; the kernels of mamba-ssm choose their own.
     initial_state : Tensor, shape (batch, heads, head_dim, d_state), optional
         State before the first step (after the last one, if `reverse`), dtype of `dt`.
     reverse : bool
@@ -135,14 +137,16 @@ def ssd(
         If a shape, dtype or device does not fit, naming what was found and what is wanted.
     """
     check_ssd(x, dt, A, B, C, D, initial_state)
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk={chunk} found, 1 or more wanted")
     if is_followed(x):
         options = {"initial_state": initial_state, "reverse": reverse}
-        return ssd_chunks(x, dt, A, B, C, D, chunk=chunk, **options)
+        return ssd_chunks(x, dt, A, B, C, D, chunk=chunk or SSD_CHUNK, **options)
     if backend(x.device, x.dtype).name == "mamba-ssm":
         return _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse)
-    keep = _may_go_back(x, dt, A, B, C, D, initial_state)
+    if chunk is None:
+        chunk = _fast_chunk(x.shape[1], max(x.shape[-1], B.shape[-1]))
+    keep = may_go_back(x, dt, A, B, C, D, initial_state)
     return ChunkedSSD.apply(x, dt, A, B, C, D, initial_state, chunk, reverse, keep)
 
 
@@ -193,13 +197,18 @@ def selective_scan(
         return selective_scan_doubling(u, dt, A, B, C, D, reverse=reverse)
     if backend(u.device, u.dtype).name == "mamba-ssm":
         return _selective_kernel(u, dt, A, B, C, D, reverse)
-    keep = _may_go_back(u, dt, A, B, C, D)
+    keep = may_go_back(u, dt, A, B, C, D)
     return ChunkedSelectiveScan.apply(u, dt, A, B, C, D, chunk, reverse, keep)
 
 
-def _may_go_back(*inputs: Tensor | None) -> bool:
-    """Say whether a backward pass may follow; a `Function` itself does not know."""
-    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+def _fast_chunk(length: int, size: int) -> int:
+    """Choose steps for heads or states of a size; so that no rest is left, where that can be.
+
+    The work within a chunk grows with its steps, that between chunks with the square of the size.
+    """
+    wanted = SSD_CHUNK if size > SSD_CHUNK // 2 else SSD_CHUNK // 2
+    even = math.ceil(length / max(1, round(length / wanted)))
+    return wanted if length % even else even
 
 
 def _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse):
