@@ -259,21 +259,28 @@ def losses(
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module, frozen: bool = False) -> Iterator[None]:
     """Put a model in evaluation mode, with gradients on, and every module back afterwards.
 
     Parameters
     ----------
     model : torch.nn.Module
+    frozen : bool
+        Ask for no gradient of the parameters: that of the input then takes less time and memory.
     """
     modes = [(module, module.training) for module in model.modules()]
+    learned = [p for p in model.parameters() if p.requires_grad] if frozen else []
     model.eval()
+    for parameter in learned:
+        parameter.requires_grad_(False)
     try:
         with torch.enable_grad():
             yield
     finally:
         for module, mode in modes:
             module.training = mode
+        for parameter in learned:
+            parameter.requires_grad_()
 
 
 def _finite(name: str, values: Tensor) -> Tensor:

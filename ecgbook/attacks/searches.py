@@ -83,7 +83,7 @@ def fgsm(
     budget = Budget(epsilon_mv, lead_consistent)
     records = AttackedRecords(model, x, y, mask, y_mask, target, budget)
     size = _step_size(step_mv, epsilon_mv, 1.0 if generator is None else 1.25)
-    with evaluation_mode(model):
+    with evaluation_mode(model, frozen=True):
         start = records.start(generator)
         _, direction = records.ascent(start)
         return records.adversarial((start + size * direction).clamp(-1, 1))
@@ -282,7 +282,7 @@ def random_noise(
 def _strongest(
     records: AttackedRecords, climb: Callable, generator: torch.Generator | None, restarts: int
 ) -> Tensor:
-    with evaluation_mode(records.model):
+    with evaluation_mode(records.model, frozen=True):
         worst = _Worst(*climb(records, records.start(generator)))
         for _ in range(restarts - 1):
             worst.see(*climb(records, records.start(generator)))

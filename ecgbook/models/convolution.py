@@ -174,14 +174,17 @@ class _DepthwiseConv(torch.autograd.Function):
             return *plain_backward(plain, (x, weight, bias), dy), None, None
         mirrored = weight.to(dy.dtype).flip(1)
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-        dweight, dbias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+        _, learned, learned_bias, *_ = ctx.needs_input_grad
+        dweight = torch.zeros_like(weight) if learned else None
+        dbias = torch.zeros_like(bias) if learned_bias else None
         for row in _rows(x):
             pull = dy[row]
             if ctx.silu:
                 y = _plain(x[row], weight, bias, ctx.ahead, False)
                 pull = torch.ops.aten.silu_backward(pull, y)
             dx[row] = _convolve(pull, mirrored, None, weight.shape[1] - 1 - ctx.ahead)
-            dweight += _tap_products(x[row], pull, weight.shape[1], ctx.ahead)
+            if dweight is not None:
+                dweight += _tap_products(x[row], pull, weight.shape[1], ctx.ahead)
             if dbias is not None:
                 dbias += pull.sum((0, 1), dtype=bias.dtype)
         return dx, dweight, dbias, None, None

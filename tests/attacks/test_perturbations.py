@@ -181,6 +181,16 @@ def test_evaluation_mode_gives_every_module_its_own_mode_back_even_after_an_erro
     assert [module.training for module in model.modules()] == before
 
 
+def test_frozen_parameters_learn_again_even_after_an_error():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].bias.requires_grad_(False)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(KeyError), evaluation_mode(model, frozen=True):
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        raise KeyError
+    assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
