@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..checks import check_batch, check_fields
 from ..labels import RHYTHMS
 from ..leads import LEADS, column_names, group_columns
+from ..scan import in_autocast
 from ..signals import Preprocessing
 from .attention import SelfAttention
 from .frontend import ConvStem, LeadBranches, everywhere
@@ -98,7 +99,7 @@ class TokenClassifier(nn.Module, ABC):
         if x.shape[1] < LEAST_SAMPLES:
             raise ValueError(f"input of {x.shape[1]} samples found, {LEAST_SAMPLES} or more wanted")
         own = next(self.parameters()).dtype
-        mixed = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+        mixed = in_autocast(x) and x.dtype != torch.float64
         if x.dtype != own and not mixed:
             raise ValueError(
                 f"input of {x.dtype} found, {own} wanted, as the model is; convert it with "

@@ -1,6 +1,12 @@
 """State-space scans: pure functions of tensors, fast, and the recurrences that they equal."""
 
-from .composed import is_followed, selective_scan_doubling, ssd_chunks, without_autocast
+from .composed import (
+    in_autocast,
+    is_followed,
+    selective_scan_doubling,
+    ssd_chunks,
+    without_autocast,
+)
 from .recurrences import (
     may_go_back,
     plain_backward,
@@ -12,6 +18,7 @@ from .recurrences import (
 from .scans import SELECTIVE_CHUNK, SSD_CHUNK, Backend, backend, selective_scan, ssd
 
 __all__ = [
+    "in_autocast",
     "is_followed",
     "selective_scan_doubling",
     "ssd_chunks",

@@ -16,11 +16,15 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import maybe_current_level
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.fx.experimental import proxy_tensor
 
 from .recurrences import check_selective, check_ssd, segment_sum
+
+# torch 2.2 has these under other names.
+_is_compiling = getattr(torch.compiler, "is_compiling", None) or vars(torch)["_utils"].is_compiling
+_proxy_mode = getattr(proxy_tensor, "get_proxy_mode", None) or proxy_tensor.get_innermost_proxy_mode
 
 
 def is_followed(x: Tensor) -> bool:
@@ -37,10 +41,10 @@ def is_followed(x: Tensor) -> bool:
         transform of `torch.func` or forward-mode differentiation, or without memory (``meta``).
     """
     return (
-        torch.compiler.is_compiling()
+        _is_compiling()
         or torch.jit.is_tracing()
-        or maybe_current_level() is not None
-        or get_proxy_mode() is not None
+        or peek_interpreter_stack() is not None
+        or _proxy_mode() is not None
         or forward_ad._current_level >= 0
         or x.device.type == "meta"
         or type(x) not in (Tensor, torch.nn.Parameter)
@@ -58,9 +62,31 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     -------
     context manager
     """
-    kind = x.device.type
+    return torch.autocast(x.device.type, enabled=False) if _has_autocast(x) else nullcontext()
+
+
+def in_autocast(x: Tensor) -> bool:
+    """Say whether autocast is on, on the device of a tensor.
+
+    Parameters
+    ----------
+    x : Tensor
+
+    Returns
+    -------
+    bool
+    """
+    if not _has_autocast(x):
+        return False
+    if hasattr(torch.amp, "is_autocast_available"):
+        return torch.is_autocast_enabled(x.device.type)
+    # torch 2.2 has one question for each of the two devices
+    return torch.is_autocast_cpu_enabled() if x.is_cpu else torch.is_autocast_enabled()
+
+
+def _has_autocast(x: Tensor) -> bool:
     known = getattr(torch.amp, "is_autocast_available", {"cpu", "cuda"}.__contains__)  # torch 2.2
-    return torch.autocast(kind, enabled=False) if known(kind) else nullcontext()
+    return known(x.device.type)
 
 
 def ssd_chunks(

@@ -53,7 +53,8 @@ def test_cascading_randomization_replaces_one_stage_after_the_other():
     assert list(found) == stages
     by_hand, reference = copy.deepcopy(trained), method(trained, x, 2, mask)
     for stage in stages:
-        by_hand.set_submodule(stage, copy.deepcopy(untrained.get_submodule(stage)))
+        parent, _, name = stage.rpartition(".")
+        setattr(by_hand.get_submodule(parent), name, copy.deepcopy(untrained.get_submodule(stage)))
         wanted = similarity(reference, method(by_hand, x, 2, mask), mask, absolute=False)
         np.testing.assert_allclose(found[stage], wanted, atol=1e-12)
         assert found[stage].shape == (2,) and (wanted < 0.99).all()

@@ -314,3 +314,12 @@ def test_the_mask_is_followed_once_a_pass_whatever_the_number_of_stems(monkeypat
         calls.clear()
         model(torch.randn(2, 512, 12), given)
         assert len(calls) == 2, "one for each convolution of a stem"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_memory_a_model_has_a_shape_of_logits(kind):
+    cls, presets, more = KINDS[kind]
+    with torch.device("meta"):
+        model = cls(**{**presets["full"], **more, "n_layers": 1}).eval()
+    x, mask = torch.zeros(2, 8192, 12, device="meta"), torch.ones(2, 8192, device="meta") > 0
+    assert model(x).shape == model(x, mask).shape == (2, 5)

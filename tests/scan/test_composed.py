@@ -121,3 +121,14 @@ def test_second_derivatives_of_the_plain_forms_are_right():
     inputs = [v[:1].detach() if v.ndim > 2 else v for v in selective_inputs(6)]
     inputs = [v.requires_grad_() for v in inputs]
     assert torch.autograd.gradgradcheck(scan.selective_scan_doubling, inputs, atol=1e-6)
+
+
+def test_autocast_is_known_by_device_also_where_there_is_none():
+    x = torch.zeros(1)
+    assert not scan.in_autocast(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert scan.in_autocast(x) and not scan.in_autocast(x.to("meta"))
+        with scan.without_autocast(x):
+            assert not scan.in_autocast(x)
+    with scan.without_autocast(x.to("meta")):
+        pass
