@@ -333,7 +333,7 @@ class Mixup:
         share = self.shares[min(epoch, len(self.shares) - 1)]
         chance = _rand((len(x), 3), x.device, generator)
         partner = chance[:, 2].argsort()
-        drawn = betaincinv(self.alpha, self.alpha, chance[:, 1].double().cpu().numpy())
+        drawn = betaincinv(self.alpha, self.alpha, chance[:, 1].cpu().double().numpy())
         mixed = chance[:, 0] < share
         weight = torch.where(mixed, torch.from_numpy(drawn).to(x), 1.0)[:, None]
         clean = x.masked_fill(~mask[..., None], 0)  # also where padding is NaN

@@ -382,7 +382,7 @@ def _to_samples(values: Tensor, token_mask: Tensor, stem: ConvStem, x: Tensor) -
         (kernel,), (stride,), (padding,) = conv.kernel_size, conv.stride, conv.padding
         center = center * stride - padding + (kernel - 1) / 2
     out = np.zeros(x.shape[:2])
-    pairs = zip(values.double().cpu().numpy(), token_mask.cpu().numpy(), strict=True)
+    pairs = zip(values.cpu().double().numpy(), token_mask.cpu().numpy(), strict=True)
     for row, (value, valid) in enumerate(pairs):
         if valid.any():
             out[row] = np.interp(np.arange(x.shape[1]), center[valid], value[valid])

@@ -88,19 +88,20 @@ def deletion(
     arXiv:2402.05602, and Jafari et al. (2024), arXiv:2406.07592.
     """
     check_arguments(model, x, target, mask)
-    relevance = torch.as_tensor(relevance, device=x.device).detach().double()
+    relevance = torch.as_tensor(relevance).detach().cpu().double()  # Apple's devices have none
     inside = _mask(x, mask)
-    _check_choices(x, relevance, inside, window, replacement, order, steps)
+    signal = inside.cpu()
+    _check_choices(x, relevance, signal, window, replacement, order, steps)
     sizes = relevance if order == "signed" else relevance.abs()
-    sizes = _window_sums(sizes, inside, window, per_lead)
-    valid = _window_sums(torch.ones_like(x, dtype=torch.double), inside, window, per_lead) > 0
+    sizes = _window_sums(sizes, signal, window, per_lead)
+    valid = _window_sums(torch.ones_like(relevance), signal, window, per_lead) > 0
     n_windows = valid.sum(1, keepdim=True)
     by_size = sizes.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank = by_size.argsort(1)  # 0 for the most relevant; windows of padding come last
 
     def logits(gone: Tensor) -> Tensor:
         """Run the model without the windows (batch, windows) that are gone."""
-        gone = gone.unflatten(1, (-1, x.shape[2] if per_lead else 1))
+        gone = gone.to(x.device).unflatten(1, (-1, x.shape[2] if per_lead else 1))
         gone = gone.repeat_interleave(window, 1)[:, : x.shape[1]] & inside
         return target_logits(model, _replace(x, gone, inside, replacement), target, mask)
 
@@ -112,9 +113,9 @@ def deletion(
             most.append(logits(rank < count))
             ends = step in (0, steps)  # nothing or all is gone, whatever the order
             least.append(most[-1] if ends else logits(rank >= n_windows - count))
-    fraction, most, least = (torch.stack(c, 1).double() for c in (removed, most, least))
+    fraction, most, least = (torch.stack(c, 1).cpu().double() for c in (removed, most, least))
     area = torch.trapezoid(least, fraction) - torch.trapezoid(most, fraction)
-    return Curves(*(c.cpu().numpy() for c in (fraction, most, least, area)))
+    return Curves(*(c.numpy() for c in (fraction, most, least, area)))
 
 
 def insertion(

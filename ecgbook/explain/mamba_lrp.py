@@ -259,14 +259,14 @@ class MambaLRP:
         """
         x, mask, fs_hz, start_s = self._prepared(record, mask, fs_hz)
         relevance, biases, logit = self._propagate(x, target, mask)
-        parts = torch.cat([relevance.flatten(), biases]).double()
-        error = (parts.sum() - logit.double()).abs() / parts.abs().sum()
+        parts = _exact(relevance, biases)
+        error = (parts.sum() - _exact(logit).sum()).abs() / parts.abs().sum()
         mask = torch.ones(x.shape[:2]) if mask is None else mask
         return Explanation(
             target=_name(target, self.names),
             logit=float(logit),
             relevance=relevance[0].cpu().numpy(),
-            bias=float(biases.double().sum()),
+            bias=float(_exact(biases).sum()),
             error=float(error),
             signal_mv=x[0].cpu().numpy(),
             mask=mask[0].cpu().numpy() != 0,
@@ -396,10 +396,15 @@ def _check_same(plain: Tensor, under_rules: Tensor) -> None:
         )
 
 
+def _exact(*values: Tensor) -> Tensor:
+    """Join values in float64, on the CPU: Apple's devices have none."""
+    return torch.cat([v.detach().flatten().cpu().double() for v in values])
+
+
 def _warn_of_losses(relevance: Tensor, biases: Tensor, logits: Tensor) -> None:
     """Say so where relevance and biases miss the logits by more than rounding does."""
-    parts = torch.cat([relevance.flatten().double(), biases.double()])
-    error = float((parts.sum() - logits.double().sum()).abs() / parts.abs().sum().clamp(min=1e-30))
+    parts = _exact(relevance, biases)
+    error = float((parts.sum() - _exact(logits).sum()).abs() / parts.abs().sum().clamp(min=1e-30))
     if error > _ALLOWED[logits.dtype]:
         warnings.warn(
             f"relevance and biases miss the logits by {error:.0e} of all relevance, "

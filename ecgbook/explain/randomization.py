@@ -226,7 +226,7 @@ def _inside(
     relevance: Tensor | np.ndarray, mask: Tensor | np.ndarray | None
 ) -> Iterator[np.ndarray]:
     """Yield the values of one record after the other that lie inside the mask."""
-    relevance = torch.as_tensor(relevance).detach().double().cpu()
+    relevance = torch.as_tensor(relevance).detach().cpu().double()
     if mask is None:
         mask = torch.ones(relevance.shape[:2], dtype=torch.bool)
     for values, valid in zip(relevance, torch.as_tensor(mask).cpu(), strict=True):

@@ -318,8 +318,8 @@ def _recorded(noise: RecordedNoise, lengths, samples, streams) -> Tensor:
             f"{longest / noise.fs_hz:.1f} s of the longest record wanted"
         )
     place, channel = _draw(torch.rand, streams[0], len(lengths), len(ELECTRODES), 2).unbind(-1)
-    room = (len(source) - lengths + 1)[:, None]
-    start = torch.minimum((place.double() * room).long(), room - 1)
+    room = (len(source) - lengths.cpu() + 1)[:, None]
+    start = torch.minimum((place.cpu().double() * room).long(), room - 1).to(lengths.device)
     channel = (channel * source.shape[1]).long().clamp(max=source.shape[1] - 1)
     at = start[:, None] + torch.arange(samples, device=lengths.device)[:, None]
     return source[at.clamp(max=len(source) - 1), channel[:, None]]

@@ -44,7 +44,7 @@ def remove_band(
             "wanted"
         )
     top = float("inf") if high_hz == fs_hz / 2 else high_hz
-    band = torch.tensor([low_hz, top], dtype=torch.float64, device=x.device)
+    band = torch.tensor([low_hz, top], dtype=torch.float64)
     return without_bands(x, band.expand(len(x), 1, 2), fs_hz, valid_lengths(x, mask, None))
 
 
@@ -66,15 +66,16 @@ def without_bands(x: Tensor, bands_hz: Tensor, fs_hz: float, lengths: Tensor) ->
     -------
     Tensor, shape (batch, samples, leads)
     """
-    out = x.clone()
+    out, lengths = x.clone(), lengths.cpu()
+    bands_hz = bands_hz.cpu().double()  # frequencies are compared exactly; Apple's devices cannot
     touched = (bands_hz[..., 0] < bands_hz[..., 1]).any(1) & (lengths > 0)
     for n in lengths[touched].unique().tolist():  # records of one length share a transform
         rows = (touched & (lengths == n)).nonzero()[:, 0]
-        hz = torch.arange(n // 2 + 1, dtype=torch.float64, device=x.device) * fs_hz / n
+        hz = torch.arange(n // 2 + 1, dtype=torch.float64) * fs_hz / n
         low, high = bands_hz[rows, None].unbind(-1)
         inside = ((hz[:, None] >= low) & (hz[:, None] < high)).any(-1, keepdim=True)
         rows = slice(None) if len(rows) == len(x) else rows  # a slice copies nothing
-        spectrum = torch.fft.rfft(x[rows, :n], dim=1) * inside
+        spectrum = torch.fft.rfft(x[rows, :n], dim=1) * inside.to(x.device)
         # The band is subtracted: what is rounded off is of the band's size, not the signal's.
         out[rows, :n] -= torch.fft.irfft(spectrum, n, dim=1)
     return out
