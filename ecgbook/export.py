@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import json
 import warnings
@@ -47,11 +48,14 @@ def model_to_onnx(bundle: Bundle, path: str | Path) -> Path:
 
     Raises
     ------
+    ImportError
+        If torch is older than 2.6.
     ModuleNotFoundError
         If onnx or onnxscript is not installed.
     OSError
         If the file cannot be written.
     """
+    _check_libraries()
     x, mask = _example(bundle, records=2)
     batch = {"x": {0: "batch"}, "mask": {0: "batch"}}
     names = {"input_names": ["x", "mask"], "output_names": ["logits", "probabilities"]}
@@ -81,9 +85,10 @@ def explanation_to_onnx(bundle: Bundle, path: str | Path) -> Path:
     ------
     MissingRule, ValueError
         As `ecgbook.explain.lrp` does.
-    ModuleNotFoundError, OSError
+    ImportError, ModuleNotFoundError, OSError
         As `model_to_onnx` does.
     """
+    _check_libraries()
     x, mask = _example(bundle, records=1)
     target = torch.eye(len(bundle.classes))[0]
     table = dict(core_aten_decompositions())
@@ -154,12 +159,20 @@ def _frozen(model: nn.Module):
             parameter.requires_grad_(need)
 
 
-def _write(graph: nn.Module, inputs: tuple, path: str | Path, bundle: Bundle, **options) -> Path:
+def _check_libraries() -> None:
+    if "optimize" not in inspect.signature(torch.onnx.export).parameters:
+        raise ImportError(
+            f"torch {torch.__version__} found, 2.6 or newer wanted to write ONNX: "
+            "pip install --upgrade torch"
+        )
     for name in ("onnx", "onnxscript"):
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(
                 f"{name} not found, wanted to write ONNX: pip install onnx onnxscript"
             )
+
+
+def _write(graph: nn.Module, inputs: tuple, path: str | Path, bundle: Bundle, **options) -> Path:
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of what the exporter says about itself
         program = torch.onnx.export(

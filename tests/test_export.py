@@ -1,5 +1,7 @@
 """ONNX files: the models and their explanations, run without PyTorch, give the same numbers."""
 
+import inspect
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,6 +15,9 @@ from ecgbook.explain import MambaLRP
 from ecgbook.models import MAMBA2_PRESETS, PREPROCESSING, PRESETS
 from ecgbook.signals import Preprocessing
 from ecgbook.training import Bundle
+
+OLD = "optimize" not in inspect.signature(torch.onnx.export).parameters
+needs_exporter = pytest.mark.skipif(OLD, reason="torch 2.6 writes ONNX first")
 
 
 def built(cls, leads=ecgbook.leads.LEADS, samples=2048, **sizes):
@@ -32,6 +37,7 @@ def signals(bundle, n, seed=0):
     return x, mask
 
 
+@needs_exporter
 @pytest.mark.parametrize(
     "bundle",
     [
@@ -60,6 +66,7 @@ def test_a_model_runs_without_torch_for_any_batch(bundle, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"], "one file, with the weights"
 
 
+@needs_exporter
 @pytest.mark.parametrize("cls", [models.CNNBaseline, models.EnhancedECGMamba2])
 def test_an_explanation_runs_without_torch(cls, tmp_path):
     bundle = built(cls, samples=256)
@@ -83,6 +90,7 @@ def test_an_explanation_runs_without_torch(cls, tmp_path):
     assert bundle.model.stem.conv1.weight.requires_grad and not bundle.model.training
 
 
+@needs_exporter
 def test_the_command_line_writes_a_file_that_predicts_as_the_bundle_does(tmp_path, capsys):
     torch.manual_seed(0)
     model = models.CNNBaseline(**PRESETS["tutorial"], n_layers=1).eval()
@@ -107,6 +115,14 @@ def test_what_is_no_file_of_this_package_is_named(tmp_path):
         export.read_metadata(path)
 
 
+@pytest.mark.parametrize("write", [export.model_to_onnx, export.explanation_to_onnx])
+def test_an_old_torch_is_named(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.onnx, "export", lambda model, args, f: None)
+    with pytest.raises(ImportError, match=r"torch \S+ found, 2.6 or newer wanted to write ONNX"):
+        write(built(models.CNNBaseline), tmp_path / "x.onnx")
+
+
+@needs_exporter
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="onnx not found, wanted to write ONNX: pip inst"):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "experiments"))
@@ -14,6 +15,11 @@ import compositions  # noqa: E402
 from ecgbook import results  # noqa: E402
 
 QUICK = [way for way in compositions.WAYS if "compile" not in way]
+
+
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
+"""Older dynamos follow less of Python, so that they make no graph of our layers."""
+needs_dynamo = pytest.mark.skipif(OLD, reason="torch 2.6 makes one graph first")
 
 
 def allowed(way):
@@ -34,11 +40,14 @@ def test_the_table_holds_every_model_and_way_and_all_work():
 @pytest.mark.parametrize("way", QUICK)
 @pytest.mark.parametrize("name", compositions.MODELS)
 def test_what_the_table_says_is_so(name, way):
+    if OLD and way.startswith("export"):
+        pytest.skip("torch 2.6 makes one graph first")
     error = compositions.attempt(name, way)
     assert not isinstance(error, str), error
     assert error <= allowed(way)
 
 
+@needs_dynamo
 @pytest.mark.parametrize("name", compositions.MODELS)
 def test_a_model_is_one_graph_with_gradients(name):
     error = compositions.attempt(name, "compile", backend="aot_eager")
@@ -46,6 +55,7 @@ def test_a_model_is_one_graph_with_gradients(name):
     assert error <= 1e-5
 
 
+@needs_dynamo
 @pytest.mark.parametrize("name", ["Mamba", "Mamba2", "Bidirectional"])
 def test_one_graph_serves_other_batches_and_lengths(name):
     error = compositions.attempt(name, "compile, dynamic", backend="aot_eager")
@@ -53,6 +63,7 @@ def test_one_graph_serves_other_batches_and_lengths(name):
     assert error <= 1e-5
 
 
+@needs_dynamo
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
 def test_the_default_compiler_gives_values_and_gradients_of_mamba_2():
     error = compositions.attempt("Mamba2", "compile")
