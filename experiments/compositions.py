@@ -2,7 +2,7 @@
 
 ``python experiments/compositions.py`` writes results/compositions.json: for each layer or model and
 each way, the largest error against the layer as it is, relative to the largest value, or the
-sentence with which it refuses. tests/models/test_compositions.py tries again what is quick.
+sentence with which it refuses. With ``--only`` some ways are tried, and `provenance_of` says which. tests/models/test_compositions.py tries again what is quick.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.ao.quantization
 from provenance import provenance
 from torch import Tensor, nn
 
-from ecgbook import models
+from ecgbook import models, results
 from ecgbook.storage import write_json
 
 RESULT = Path(__file__).parent / "results" / "compositions.json"
@@ -233,17 +233,25 @@ def attempt(name: str, way: str, **options) -> float | str:
 
 
 def main() -> None:
-    """Try all, and write the table."""
+    """Try all ways, or some, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.parse_args()
-    made_with = provenance("python experiments/compositions.py")
-    table = {}
+    parser.add_argument("--only", nargs="+", choices=WAYS, metavar="WAY", help="keep the others")
+    only = parser.parse_args().only
+    words = "".join(f' "{way}"' for way in only or ())
+    made_with = provenance(
+        "python experiments/compositions.py" + (f" --only{words}" if only else "")
+    )
+    found = results("compositions") if only else {"errors": {}}
     for name in MODELS:
-        table[name] = {}
-        for way in WAYS:
-            table[name][way] = attempt(name, way)
-            print(f"{name:18} {way:20} {table[name][way]}", flush=True)
-    write_json(RESULT, {"provenance": made_with, "errors": table})
+        kept = found["errors"].get(name, {})
+        row = {way: attempt(name, way) for way in only or WAYS}
+        print(name, row, flush=True)
+        found["errors"][name] = {way: (kept | row)[way] for way in WAYS}
+    if only:
+        found["provenance_of"] = found.get("provenance_of", {}) | dict.fromkeys(only, made_with)
+    else:
+        found["provenance"] = made_with
+    write_json(RESULT, found)
 
 
 if __name__ == "__main__":
