@@ -2,7 +2,8 @@
 
 ``python experiments/compositions.py`` writes results/compositions.json: for each layer or model and
 each way, the largest error against the layer as it is, relative to the largest value, or the
-sentence with which it refuses. With ``--only`` some ways are tried, and `provenance_of` says which. tests/models/test_compositions.py tries again what is quick.
+sentence with which it refuses. With ``--only`` some ways are tried and the others kept; then
+`provenance_of` says with what. tests/experiments/test_compositions.py tries again what is quick.
 """
 
 from __future__ import annotations
