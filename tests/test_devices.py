@@ -114,8 +114,9 @@ def on_the_cpu(value):
 
 def pretended(monkeypatch):
     """Return a device that only runs what it is given, with its own sources of chance."""
-    for part in ("ecgbook.scan.scans", "ecgbook.scan", "ecgbook.models.convolution"):
-        monkeypatch.setattr(f"{part}.is_followed", lambda x: False)
+    for part in ("scan.scans", "scan", "models.convolution", "models.attention"):
+        monkeypatch.setattr(f"ecgbook.{part}.is_followed", lambda x: False)
+    monkeypatch.setattr("ecgbook.scan.scans.WITHOUT_FLOAT64", {"mps", DEVICE.type})
     streams, draw = signals.noise._streams, signals.noise._draw
     monkeypatch.setattr(signals.noise, "_streams", lambda n, _, g: streams(n, "cpu", g))
     monkeypatch.setattr(signals.noise, "_draw", lambda *args: draw(*args).to(DEVICE))

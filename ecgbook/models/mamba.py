@@ -377,9 +377,10 @@ def _activated(conv1d: nn.Module, act: nn.Module, x: Tensor, reverse: bool = Fal
 
 def _is_bare(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
     """Say whether a module is what it is called, and no hook or rule waits for its call."""
-    own = vars(module)
     hooks = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
-    return type(module) is kind and "forward" not in own and not any(own[h] for h in hooks)
+    if type(module) is not kind or "forward" in module.__dict__:
+        return False
+    return not any(getattr(module, name) for name in hooks)
 
 
 def _initial_dt_bias(n: int) -> Tensor:

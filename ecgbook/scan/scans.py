@@ -40,6 +40,7 @@ __all__ = [
 
 SSD_CHUNK = 64
 SELECTIVE_CHUNK = 8
+WITHOUT_FLOAT64 = {"mps"}  # devices where the chunked form cannot add up its log decays
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def ssd(
     check_ssd(x, dt, A, B, C, D, initial_state)
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk={chunk} found, 1 or more wanted")
-    if is_followed(x):
+    if is_followed(x) or x.device.type in WITHOUT_FLOAT64:
         options = {"initial_state": initial_state, "reverse": reverse}
         return ssd_chunks(x, dt, A, B, C, D, chunk=chunk or SSD_CHUNK, **options)
     if backend(x.device, x.dtype).name == "mamba-ssm":
