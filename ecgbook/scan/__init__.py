@@ -1,18 +1,28 @@
 """State-space scans: pure functions of tensors, fast, and the recurrences that they equal."""
 
-from .composed import is_followed, selective_scan_doubling, ssd_chunks, without_autocast
+from .composed import is_followed, selective_scan_doubling, shift, ssd_chunks, without_autocast
 from .recurrences import (
     plain_backward,
     segment_sum,
     selective_scan_recurrence,
     ssd_matrix,
     ssd_recurrence,
+    trapezoidal_recurrence,
 )
-from .scans import SELECTIVE_CHUNK, SSD_CHUNK, Backend, backend, selective_scan, ssd
+from .scans import (
+    SELECTIVE_CHUNK,
+    SSD_CHUNK,
+    Backend,
+    backend,
+    selective_scan,
+    ssd,
+    trapezoidal_scan,
+)
 
 __all__ = [
     "is_followed",
     "selective_scan_doubling",
+    "shift",
     "ssd_chunks",
     "without_autocast",
     "SELECTIVE_CHUNK",
@@ -21,9 +31,11 @@ __all__ = [
     "backend",
     "selective_scan",
     "ssd",
+    "trapezoidal_scan",
     "plain_backward",
     "segment_sum",
     "selective_scan_recurrence",
     "ssd_matrix",
     "ssd_recurrence",
+    "trapezoidal_recurrence",
 ]

@@ -5,20 +5,26 @@ keep only the states between chunks for the backward pass. It recomputes a chunk
 and never subtracts large numbers; no exponent is ever positive. Autocast is off inside: it would
 round sums of log decays, which are exponents.
 
+Mamba-2 and Mamba-3 share one scan, `ChunkedSSD`, to which a step's weight, log decay and skip are
+given apart: in Mamba-2 they are dt, dt A and D, and for Mamba-3's see `trapezoidal_scan`. If it is
+`strict`, a step reads what was written before it, and its own x through the skip alone.
+
 Code and papers (Mamba-2: Dao and Gu 2024, section 6; Mamba-1: Gu and Dao 2023, section 3):
 
 =========  =====================================================================================
 code       in the papers
 =========  =====================================================================================
 x, u       input; x (b, length, h, p) of Mamba-2, u (b, length, channels) of Mamba-1
-dt         step sizes, Delta: (b, length, h) and (b, length, channels)
-A          decay rates, negative: (h,), a number a head, and (channels, n)
+dt         step sizes, Delta: (b, length, channels) of Mamba-1
+A          decay rates, negative: (channels, n) of Mamba-1
 B, C       input and output projections: (b, length, g, n) and (b, length, n)
-D          skip connection: (h,) and (channels,)
-a          log decay of a step, dt A; the papers' A-bar is its exponential
+D          skip connection: (channels,) of Mamba-1
+w          weight of a step, how much of its x is written: (b, length, h); dt in Mamba-2
+a          log decay of a step: (b, length, h); dt A in Mamba-2, whose A-bar is its exponential
+skip       how much of its own x a step gets besides: (b, length, h); D in Mamba-2
 L          exp of the sums of a from step s to t: the 1-semiseparable mask
 G          C B^T, masked: how much step t asks for what step s wrote
-W          L * G * dt, D on the diagonal: the matrix M of "y = M x" within a chunk
+W          L * G * w, skip on the diagonal: the matrix M of "y = M x" within a chunk
 state      S, h: what the past has left, one for every border between chunks
 into       decay from the state before the chunk to a step; "out": from a step to the state behind
 near, far  the two parts of y: from steps of the chunk, and from the state before it
@@ -37,8 +43,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .composed import without_autocast
-from .recurrences import plain_backward, selective_scan_recurrence, ssd_recurrence
+from .composed import weighted_chunks, without_autocast
+from .recurrences import plain_backward, selective_scan_recurrence
 
 CACHED_CELLS = 400_000  # pairs of steps that `ChunkedSSD` computes at once on a CPU
 CACHED_STATES = 200_000  # states of one step that `ChunkedSelectiveScan` computes at once there
@@ -83,51 +89,43 @@ def slices(batch: int, cells: int, limit: int, device: torch.device) -> list[sli
 
 
 class ChunkedSSD(torch.autograd.Function):
-    """Mamba-2's scan; arguments as of `ecgbook.scan.ssd`, in its order."""
+    """The scan of Mamba-2 and Mamba-3; arguments as of `weighted_chunks`, in its order."""
 
     @staticmethod
-    def forward(ctx, x, dt, A, B, C, D, initial_state, chunk, reverse):
+    def forward(ctx, x, w, a, B, C, skip, initial_state, chunk, reverse, strict):
         """Scan, keeping the state before each chunk."""
-        work = _SSDChunks(x, dt, A, B, D, chunk, reverse)
+        work = _SSDChunks(x, w, B, chunk, reverse, strict)
         states = [work.start(initial_state)]
         states += [torch.empty_like(states[0]) for _ in work.cuts[1:]]
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         with without_autocast(x):
             for rows in work.rows:
                 for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
-                    parts = (v[rows, cut] for v in (x, dt, B, C, y))
+                    parts = (v[rows, cut] for v in (x, w, a, B, C, skip, y))
                     work.forward(*parts, state[rows], None if behind is None else behind[rows])
-        ctx.save_for_backward(x, dt, A, B, C, D, initial_state, *states)
-        ctx.chunk, ctx.reverse = chunk, reverse
+        ctx.save_for_backward(x, w, a, B, C, skip, initial_state, *states)
+        ctx.options = chunk, reverse, strict
         return y
 
     @staticmethod
     def backward(ctx, dy):
         """Go back chunk by chunk with the gradient of the state between them."""
-        x, dt, A, B, C, D, initial_state, *states = ctx.saved_tensors
+        x, w, a, B, C, skip, initial_state, *states = ctx.saved_tensors
         if torch.is_grad_enabled():  # asked for with create_graph=True
-            scan = partial(_ssd_from, reverse=ctx.reverse)
-            inputs = x, dt, A, B, C, D, initial_state
-            return *plain_backward(scan, inputs, dy), None, None
-        work = _SSDChunks(x, dt, A, B, D, ctx.chunk, ctx.reverse)
-        dx, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
-                           for v in (x, dt, B, C))  # fmt: skip
-        dA, dD, dstate = torch.zeros_like(A), torch.zeros_like(A), torch.zeros_like(states[0])
+            inputs = x, w, a, B, C, skip, initial_state
+            grads = plain_backward(lambda *v: weighted_chunks(*v, *ctx.options), inputs, dy)
+            return *grads, None, None, None
+        work = _SSDChunks(x, w, B, *ctx.options)
+        grads = [torch.empty(v.shape, dtype=v.dtype, device=v.device)
+                 for v in (x, w, a, B, C, skip)]  # fmt: skip
+        dstate = torch.zeros_like(states[0])
         with without_autocast(x):
             for rows in work.rows:
                 for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
-                    parts = (v[rows, cut] for v in (x, dt, B, C, dy, dx, ddt, dB, dC))
-                    dA_part, dD_part = work.backward(*parts, state[rows], dstate[rows])
-                    dA += dA_part
-                    dD += dD_part
-        if D is None:
-            dD = None
+                    parts = (v[rows, cut] for v in (x, w, a, B, C, skip, dy, *grads))
+                    work.backward(*parts, state[rows], dstate[rows])
         dinitial = None if initial_state is None else work.as_given(dstate)
-        return dx, ddt, dA, dB, dC, dD, dinitial, None, None
-
-
-def _ssd_from(x, dt, A, B, C, D, initial_state, reverse):
-    return ssd_recurrence(x, dt, A, B, C, D, initial_state=initial_state, reverse=reverse)
+        return *grads, dinitial, None, None, None
 
 
 def _masks(ones: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,16 +137,15 @@ def _masks(ones: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
 class _SSDChunks:
     """One chunk at a time, in buffers that all chunks share; states are (b, g, n, r p)."""
 
-    def __init__(self, x, dt, A, B, D, chunk, reverse):
+    def __init__(self, x, w, B, chunk, reverse, strict):
         (self.b, length, self.h, self.p), (self.g, self.n) = x.shape, B.shape[2:]
-        self.r = self.h // self.g
-        self.A, self.D = A, D
-        self.low, self.exact = x.dtype, dt.dtype  # of matrix products and of everything else
+        self.r, self.like, self.strict = self.h // self.g, w, strict
+        self.low, self.exact = x.dtype, w.dtype  # of matrix products and of everything else
         self.cuts = cuts(length, chunk, reverse)
         q = min(chunk, length)
         self.rows = slices(self.b, self.h * q**2, CACHED_CELLS, x.device)
         self.masks = {
-            steps: _masks(dt.new_ones(steps, steps), reverse)
+            steps: _masks(w.new_ones(steps, steps), reverse)
             for steps in {cut.stop - cut.start for cut in self.cuts}
         }
         self.buffers = {}
@@ -156,7 +153,7 @@ class _SSDChunks:
     def start(self, initial_state: Tensor | None) -> Tensor:
         """Return the first state in this class's layout."""
         if initial_state is None:
-            return self.A.new_zeros(self.b, self.g, self.n, self.r * self.p)
+            return self.like.new_zeros(self.b, self.g, self.n, self.r * self.p)
         state = initial_state.reshape(self.b, self.g, self.r * self.p, self.n)
         return state.transpose(-1, -2).contiguous()
 
@@ -168,7 +165,7 @@ class _SSDChunks:
         """Return a shared buffer: memory that was just used is in the cache."""
         size = math.prod(shape)
         if name not in self.buffers or len(self.buffers[name]) < size:
-            self.buffers[name] = self.A.new_empty(size, dtype=dtype or self.exact)
+            self.buffers[name] = self.like.new_empty(size, dtype=dtype or self.exact)
         return self.buffers[name][:size].view(shape)
 
     def by_head(self, v: Tensor) -> Tensor:
@@ -185,32 +182,35 @@ class _SSDChunks:
         q = v.shape[1]
         return v.view(-1, self.g, q, self.r * self.p).transpose(1, 2).reshape(-1, q, self.h, self.p)
 
-    def within(self, dt, B, C):
+    def read(self, q: int) -> Tensor:
+        """Return (t, s): 1 where step t reads what step s of a chunk wrote."""
+        upto, before, _ = self.masks[q]
+        return before if self.strict else upto
+
+    def within(self, a, B, C):
         """Return what both passes need of a chunk.
 
         The decay L (b h q q) from step s to t, not masked; from the state before the chunk to t
         (b q h); from s to the state behind (b q h); over the chunk (b g 1 r 1); B and C
         (b g, q, n); and G = C B^T, masked (b g, q, q).
         """
-        b, q, h = dt.shape
+        b, q, h = a.shape
         upto, before, after = self.masks[q]  # (q q)
-        a = dt * self.A  # (b q h)
         until = torch.mul(a.transpose(1, 2)[:, :, None], upto, out=self.room("until", b, h, q, q))
         L = self.room("L", b * h * q, q)
         L = torch.mm(until.view(-1, q), before, out=L).exp_().view(b, h, q, q)
         into, out = (upto @ a).exp_(), (after @ a).exp_()  # (b q h)
         whole = a.sum(1).exp_().view(b, self.g, 1, self.r, 1)
         B, C = (v.transpose(1, 2).reshape(-1, q, self.n) for v in (B, C))  # (b g, q, n)
-        G = torch.bmm(C, B.transpose(1, 2)).mul_(upto)  # (b g, q, q)
+        G = torch.bmm(C, B.transpose(1, 2)).mul_(self.read(q))  # (b g, q, q)
         return L, into, out, whole, B, C, G
 
-    def mix(self, L, G, b, q):
-        """Return W (b h, q, q) with ``y = W x`` within the chunk: L * G, D on the diagonal."""
+    def mix(self, L, G, skip, b, q):
+        """Return W (b h, q, q) with ``y = W x`` within the chunk: L * G, skip on the diagonal."""
         W = self.room("W", b, self.h, q, q, dtype=self.low)
         grouped = (b, self.g, self.r, q, q)
         torch.mul(L.view(grouped), G.view(b, self.g, 1, q, q), out=W.view(grouped))
-        if self.D is not None:
-            W.diagonal(0, -2, -1).add_(self.D[:, None])
+        W.diagonal(0, -2, -1).add_(skip.transpose(1, 2))
         return W.view(-1, q, q)
 
     def add_product(self, state, left, right):
@@ -221,12 +221,12 @@ class _SSDChunks:
         else:
             state += left @ right
 
-    def forward(self, x, dt, B, C, y, state, behind):
+    def forward(self, x, w, a, B, C, skip, y, state, behind):
         """Write y (b q h p) and the state behind the chunk."""
         (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
-        L, into, out, whole, B, C, G = self.within(dt, B, C)
+        L, into, out, whole, B, C, G = self.within(a, B, C)
         # 1. What the steps of the chunk give each other.
-        W = self.mix(L.mul_(dt.transpose(1, 2)[:, :, None]), G, b, q)  # (b h, q, q)
+        W = self.mix(L.mul_(w.transpose(1, 2)[:, :, None]), G, skip, b, q)  # (b h, q, q)
         near = torch.bmm(W, self.by_head(x), out=self.room("near", b * h, q, p, dtype=self.low))
         # 2. What the state before the chunk gives each step.
         S = state.view(b * g, n, r * p).to(self.low)
@@ -236,16 +236,16 @@ class _SSDChunks:
         if behind is not None:
             # 3. What the steps leave behind, and 4. what is left of the state before.
             fed = self.room("fed", b, q, h, p, dtype=self.low)
-            torch.mul(x, (dt * out)[..., None], out=fed)
+            torch.mul(x, (w * out)[..., None], out=fed)
             torch.mul(state.view(b, g, n, r, p), whole, out=behind.view(b, g, n, r, p))
             self.add_product(behind, B.transpose(1, 2), self.by_group(fed))
 
-    def backward(self, x, dt, B, C, dy, dx, ddt, dB, dC, state, dstate):
+    def backward(self, x, w, a, B, C, skip, dy, dx, dw, da, dB, dC, dskip, state, dstate):
         """Write the gradients; turn `dstate` from that behind the chunk to that before it."""
         (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
         exact, low = self.exact, self.low
         upto, before, after = self.masks[q]
-        L, into, out, whole, B, C, G = self.within(dt, B, C)
+        L, into, out, whole, B, C, G = self.within(a, B, C)
         grouped, states = (b, g, r, q, q), (b, g, n, r, p)
 
         # Within the chunk: y_t = sum over s of W_ts x_s.
@@ -253,23 +253,23 @@ class _SSDChunks:
         x_t = self.room("x_t", b, h, p, q, dtype=low).copy_(x.permute(0, 2, 3, 1))
         dW = torch.bmm(Y, x_t.view(-1, p, q), out=self.room("dW", b * h, q, q, dtype=low))
         dW = dW.view(b, h, q, q)
-        dD = dW.diagonal(0, -2, -1).sum((0, 2), dtype=exact)
-        steps = dt.transpose(1, 2)[:, :, None]
-        stepped = torch.mul(L, steps, out=self.room("stepped", b, h, q, q))
-        W = self.mix(stepped, G, b, q)
+        dskip.copy_(dW.diagonal(0, -2, -1).transpose(1, 2))
+        weights = w.transpose(1, 2)[:, :, None]
+        weighted = torch.mul(L, weights, out=self.room("weighted", b, h, q, q))
+        W = self.mix(weighted, G, skip, b, q)
         near = torch.bmm(W.transpose(1, 2), Y, out=self.room("near", b * h, q, p, dtype=low))
-        dG = stepped.mul_(dW).view(grouped).sum(2).mul_(upto).view(-1, q, q).to(low)
-        pairs = stepped.view(grouped).mul_(G.view(b, g, 1, q, q))
+        dG = weighted.mul_(dW).view(grouped).sum(2).mul_(self.read(q)).view(-1, q, q).to(low)
+        pairs = weighted.view(grouped).mul_(G.view(b, g, 1, q, q))
         alone = L.mul_(dW).view(grouped).mul_(G.view(b, g, 1, q, q)).view(b, h, q, q).sum(2)
 
-        # Through the states: y_t += into_t S^T C_t, and dt_s out_s x_s B_s^T is fed to the next.
+        # Through the states: y_t += into_t S^T C_t, and w_s out_s x_s B_s^T is fed to the next.
         S, dS = (v.view(b * g, n, r * p).to(low) for v in (state, dstate))
         S_t, dS_t = (self.room(k, b * g, r * p, n, dtype=low) for k in ("S_t", "dS_t"))
         for i in range(b * g):
             S_t[i].copy_(S[i].T)
             dS_t[i].copy_(dS[i].T)
         seen = torch.mul(dy, into[..., None], out=self.room("seen", b, q, h, p, dtype=low))
-        fed = torch.mul(x, (dt * out)[..., None], out=self.room("fed", b, q, h, p, dtype=low))
+        fed = torch.mul(x, (w * out)[..., None], out=self.room("fed", b, q, h, p, dtype=low))
         pulled, fed = self.by_group(seen), self.by_group(fed)
         gC, gB = (self.room(k, b * g, q, n, dtype=low) for k in ("gC", "gB"))
         torch.baddbmm(torch.bmm(dG, B), pulled, S_t, out=gC)
@@ -290,12 +290,11 @@ class _SSDChunks:
         # The log decay of step u takes part in all pairs s < u <= t, in what enters before or at
         # t >= u, in what leaves from s < u, and in what passes the whole chunk.
         spans = torch.mm(pairs.view(-1, q), after, out=self.room("spans", b * h * q, q))
-        da = spans.view(b, h, q, q).mul_(upto).sum(2).transpose(1, 2)
-        da = da + upto.T @ enter + before @ (leave * dt) + dwhole
-        torch.mul(far, dt[..., None].to(low), out=dx)
+        within = spans.view(b, h, q, q).mul_(upto).sum(2).transpose(1, 2)
+        da.copy_(within + upto.T @ enter + before @ (leave * w) + dwhole)
+        torch.mul(far, w[..., None].to(low), out=dx)
         dx += near.view(b, h, q, p).transpose(1, 2)
-        ddt.copy_(alone.transpose(1, 2) + leave + da * self.A)
-        return (da * dt).sum((0, 1)), dD
+        dw.copy_(alone.transpose(1, 2) + leave)
 
 
 class ChunkedSelectiveScan(torch.autograd.Function):

@@ -60,7 +60,7 @@ def test_slicing_the_batch_of_a_selective_scan_changes_nothing(monkeypatch, reve
             assert (a - b).abs().max() <= 1e-12
 
 
-def test_backward_keeps_the_inputs_and_one_state_a_chunk():
+def test_backward_keeps_the_inputs_the_log_decays_and_one_state_a_chunk():
     inputs, kept = ssd_inputs(length=50), []
 
     def pack(tensor):
@@ -69,8 +69,9 @@ def test_backward_keeps_the_inputs_and_one_state_a_chunk():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         scan.ssd(*inputs, chunk=8)
-    states = [v for v in kept if all(v.data_ptr() != given.data_ptr() for given in inputs)]
-    assert [tuple(v.shape) for v in states] == 7 * [(3, 2, 5, 6)]  # batch, groups, d_state, rest
+    made = [v for v in kept if all(v.data_ptr() != given.data_ptr() for given in inputs)]
+    states = 7 * [(3, 2, 5, 6)]  # batch, groups, d_state, rest
+    assert [tuple(v.shape) for v in made] == [(3, 50, 4), *states]
 
 
 def test_a_second_call_is_not_disturbed_by_the_buffers_of_the_first():
