@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what editors complete; the same names as below
         EnhancedECGMamba2,
         Mamba,
         Mamba2,
+        Mamba3,
     )
     from .storage import results
     from .training import Bundle, load
@@ -54,15 +55,16 @@ _HOMES = {
     "EnhancedECGMamba2": "models",
     "Mamba": "models",
     "Mamba2": "models",
+    "Mamba3": "models",
     "Bundle": "training",
     "load": "training",
     "results": "storage",
 }
 __all__ = [
     "Bidirectional", "Bundle", "CNNBaseline", "ECGVisionMamba", "EnhancedECGMamba2", "Mamba",
-    "Mamba2", "attacks", "augment", "checks", "data", "explain", "export", "labels", "ladder",
-    "leads", "load", "metrics", "models", "plots", "records", "results", "scan", "signals",
-    "storage", "synthetic", "training",
+    "Mamba2", "Mamba3", "attacks", "augment", "checks", "data", "explain", "export", "labels",
+    "ladder", "leads", "load", "metrics", "models", "plots", "records", "results", "scan",
+    "signals", "storage", "synthetic", "training",
 ]  # fmt: skip
 
 

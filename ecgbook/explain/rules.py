@@ -7,7 +7,7 @@ the bias times its gradient, and the sum of all relevance is the logit.
 Source: Jafari, Montavon, Müller and Eberle (2024), arXiv:2406.07592 (MambaLRP); Ali et al. (2022),
 arXiv:2202.07304 (normalization and attention); Achtibat et al. (2024), arXiv:2402.05602 (AttnLRP);
 Montavon et al. (2019), doi:10.1007/978-3-030-28954-6_10 (LRP-0 and gamma). The step from Mamba's
-scan to Mamba-2's is this book's.
+scan to those of Mamba-2 and Mamba-3 is this book's.
 """
 
 from __future__ import annotations
@@ -24,15 +24,20 @@ from torch import Tensor, nn
 from ..models import (
     SSD,
     Attend,
+    DecayRate,
     DepthwiseConv,
     Gate,
     Mamba,
     Mamba2,
+    Mamba3,
     MaskedMean,
     RMSNorm,
+    Rotation,
     Scale,
     SelectiveScan,
     SharedMamba2,
+    TrapezoidalScan,
+    TrapezoidShare,
     VisionMamba,
 )
 
@@ -113,6 +118,11 @@ def _gate(gate: Gate, y: Tensor, z: Tensor) -> Tensor:
 def _scan(scan, x, dt, A, B, C, D=None, reverse=False) -> Tensor:
     chosen = (v.detach() for v in (dt, A, B, C))
     return plain(scan, x, *chosen, D, reverse)
+
+
+def _trapezoidal_scan(scan, x, dt, A, share, B, C, D=None, mask=None, reverse=False) -> Tensor:
+    chosen = (v.detach() for v in (dt, A, share, B, C))
+    return plain(scan, x, *chosen, D, mask, reverse)
 
 
 def _attend(attend: Attend, q, k, v, mask=None) -> Tensor:
@@ -217,6 +227,7 @@ MAMBA_LRP = Rules(
         Gate: _gate,
         SSD: _scan,
         SelectiveScan: _scan,
+        TrapezoidalScan: _trapezoidal_scan,
         Attend: _attend,
         nn.Conv1d: gamma(0.25),
         DepthwiseConv: plain,
@@ -226,11 +237,15 @@ MAMBA_LRP = Rules(
         nn.Identity: plain,
         Scale: plain,
         MaskedMean: plain,
-        # What follows acts inside the detached step sizes, or only holds parameters.
+        # What follows acts inside what the scans detach, or only holds parameters.
         nn.Softplus: plain,
+        DecayRate: plain,
+        TrapezoidShare: plain,
+        Rotation: plain,
         Mamba: plain,
         VisionMamba: plain,
         Mamba2: plain,
+        Mamba3: plain,
         SharedMamba2: plain,
     }
 )

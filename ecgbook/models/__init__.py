@@ -15,27 +15,36 @@ from .convolution import DepthwiseConv, causal_conv, centered_conv
 from .frontend import ConvStem, LeadBranches
 from .layers import (
     SSD,
+    DecayRate,
     FeedForward,
     Gate,
     MaskedBatchNorm1d,
     MaskedMean,
     RMSNorm,
+    Rotation,
     Scale,
     SelectiveScan,
+    TrapezoidalScan,
+    TrapezoidShare,
     rms_norm,
 )
 from .mamba import Bidirectional, Mamba, Mamba2, SharedMamba2, Unidirectional
+from .mamba3 import Mamba3
 from .vision_mamba import DIRECTIONS, VisionMamba, VisionMambaBlock
 
 __all__ = [
     "SSD",
+    "DecayRate",
     "FeedForward",
     "Gate",
     "MaskedBatchNorm1d",
     "MaskedMean",
     "RMSNorm",
+    "Rotation",
     "Scale",
     "SelectiveScan",
+    "TrapezoidalScan",
+    "TrapezoidShare",
     "rms_norm",
     "DepthwiseConv",
     "causal_conv",
@@ -45,6 +54,7 @@ __all__ = [
     "Bidirectional",
     "Mamba",
     "Mamba2",
+    "Mamba3",
     "SharedMamba2",
     "Unidirectional",
     "DIRECTIONS",

@@ -18,6 +18,7 @@ from ecgbook.models import (
     EnhancedECGMamba2,
     Mamba,
     Mamba2,
+    Mamba3,
     SelfAttention,
     SharedMamba2,
     TokenClassifier,
@@ -29,6 +30,7 @@ SMALL = {"d_state": 4, "head_dim": 8}
 LAYERS = {
     "Mamba": lambda: Mamba(16, d_state=4),
     "Mamba2": lambda: Mamba2(16, **SMALL),
+    "Mamba3": lambda: Mamba3(16, **SMALL),
     "SharedMamba2": lambda: SharedMamba2(16, **SMALL),
     **{f"VisionMamba {d}": lambda d=d: VisionMamba(16, d, d_state=4) for d in DIRECTIONS},
     "Bidirectional": lambda: Bidirectional(16, **SMALL),
