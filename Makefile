@@ -34,6 +34,8 @@ mutate: setup ## break the package in a copy, mistake by mistake, and see that t
 
 # Other libraries, each in a folder of its own: where transformers finds mamba-ssm, it wants a GPU.
 ORACLE := $(BIN)/python -m pip install -q --no-deps --upgrade --target .oracles
+# The references of Mamba-3 are in no release.
+MAMBA3 := https://raw.githubusercontent.com/state-spaces/mamba/e9594ce1c732d97440f0332fdc43170a2294dbfa
 oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compare with
 	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(ORACLE)/mamba_ssm --no-build-isolation \
 	    mamba-ssm==2.3.2.post1 einops==0.8.1
@@ -42,6 +44,9 @@ oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compa
 	$(ORACLE)/mambapy mambapy==1.2.0
 	$(ORACLE)/art adversarial-robustness-toolbox==1.20.1
 	$(ORACLE)/zennit zennit==0.5.1
+	mkdir -p .oracles/mamba3
+	cd .oracles/mamba3 && curl -fsSLO $(MAMBA3)/tests/ops/triton/test_mamba3_siso.py \
+	    -O $(MAMBA3)/mamba_ssm/modules/mamba3.py
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .
