@@ -35,7 +35,7 @@ mutate: setup ## break the package in a copy, mistake by mistake, and see that t
 # Other libraries, each in a folder of its own: where transformers finds mamba-ssm, it wants a GPU.
 ORACLE := $(BIN)/python -m pip install -q --no-deps --upgrade --target .oracles
 # The references of Mamba-3 are in no release.
-MAMBA3 := https://raw.githubusercontent.com/state-spaces/mamba/e9594ce1c732d97440f0332fdc43170a2294dbfa
+MAMBA3 := https://github.com/state-spaces/mamba/raw/e9594ce1c732d97440f0332fdc43170a2294dbfa
 oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compare with
 	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(ORACLE)/mamba_ssm --no-build-isolation \
 	    mamba-ssm==2.3.2.post1 einops==0.8.1
