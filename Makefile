@@ -34,7 +34,7 @@ mutate: setup ## break the package in a copy, mistake by mistake, and see that t
 
 # Other libraries, each in a folder of its own: where transformers finds mamba-ssm, it wants a GPU.
 ORACLE := $(BIN)/python -m pip install -q --no-deps --upgrade --target .oracles
-# The references of Mamba-3 are in no release.
+FETCH := curl -sSfL --create-dirs
 MAMBA3 := https://github.com/state-spaces/mamba/raw/e9594ce1c732d97440f0332fdc43170a2294dbfa
 oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compare with
 	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(ORACLE)/mamba_ssm --no-build-isolation \
@@ -44,9 +44,12 @@ oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compa
 	$(ORACLE)/mambapy mambapy==1.2.0
 	$(ORACLE)/art adversarial-robustness-toolbox==1.20.1
 	$(ORACLE)/zennit zennit==0.5.1
-	mkdir -p .oracles/mamba3
-	cd .oracles/mamba3 && curl -fsSLO $(MAMBA3)/tests/ops/triton/test_mamba3_siso.py \
-	    -O $(MAMBA3)/mamba_ssm/modules/mamba3.py
+	$(FETCH) 'https://github.com/goombalab/hydra/raw/55bef7459b6a5a70c2fc672f073f379da4f3c764/hydra/modules/{hydra,ops}.py' \
+	    -o '.oracles/hydra/hydra/modules/#1.py'
+	$(FETCH) 'https://github.com/state-spaces/s4/raw/e757cef57d89e448c413de7325ed5601aceaac13/models/s4/{s4,s4d}.py' \
+	    -o '.oracles/s4/models/s4/#1.py'
+	$(FETCH) $(MAMBA3)/tests/ops/triton/test_mamba3_siso.py -o .oracles/mamba3/test_mamba3_siso.py
+	$(FETCH) $(MAMBA3)/mamba_ssm/modules/mamba3.py -o .oracles/mamba3/mamba3.py
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -31,10 +31,12 @@ if TYPE_CHECKING:  # what editors complete; the same names as below
         training,
     )
     from .models import (
+        S4D,
         Bidirectional,
         CNNBaseline,
         ECGVisionMamba,
         EnhancedECGMamba2,
+        Hydra,
         Mamba,
         Mamba2,
         Mamba3,
@@ -53,18 +55,20 @@ _HOMES = {
     "CNNBaseline": "models",
     "ECGVisionMamba": "models",
     "EnhancedECGMamba2": "models",
+    "Hydra": "models",
     "Mamba": "models",
     "Mamba2": "models",
     "Mamba3": "models",
+    "S4D": "models",
     "Bundle": "training",
     "load": "training",
     "results": "storage",
 }
 __all__ = [
-    "Bidirectional", "Bundle", "CNNBaseline", "ECGVisionMamba", "EnhancedECGMamba2", "Mamba",
-    "Mamba2", "Mamba3", "attacks", "augment", "checks", "data", "explain", "export", "labels",
-    "ladder", "leads", "load", "metrics", "models", "plots", "records", "results", "scan",
-    "signals", "storage", "synthetic", "training",
+    "Bidirectional", "Bundle", "CNNBaseline", "ECGVisionMamba", "EnhancedECGMamba2", "Hydra",
+    "Mamba", "Mamba2", "Mamba3", "S4D", "attacks", "augment", "checks", "data", "explain",
+    "export", "labels", "ladder", "leads", "load", "metrics", "models", "plots", "records",
+    "results", "scan", "signals", "storage", "synthetic", "training",
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ ORACLES = TESTS.parent / ".oracles"
 
 
 def measured(library: str, *others: str) -> dict:
-    """Return what the script of a library prints, with it and what it needs alone on the path."""
+    """Return what the script of a library prints, run with that and what it needs on the path."""
     folders = [ORACLES / name for name in (library, *others)]
     for folder in folders:
         if not folder.is_dir():
@@ -51,6 +51,16 @@ def mamba3() -> dict:
 @pytest.fixture(scope="module")
 def transformers() -> dict:
     return measured("transformers")
+
+
+@pytest.fixture(scope="module")
+def hydra() -> dict:
+    return measured("hydra", "mamba_ssm")
+
+
+@pytest.fixture(scope="module")
+def s4() -> dict:
+    return measured("s4", "mamba_ssm")
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +116,33 @@ def test_the_mamba_3_layer_is_that_of_mamba_ssm_on_its_weights(mamba3, groups):
 def test_layers_and_gradients_are_those_of_transformers_on_its_weights(transformers, layer):
     assert transformers[layer]["output"] < 1e-6
     assert transformers[layer]["gradients"] < 5e-6
+
+
+@pytest.mark.parametrize("groups", ["1", "2"])
+def test_the_hydra_layer_and_its_gradients_are_the_published_ones(hydra, groups):
+    assert hydra[groups]["output"] < 1e-6
+    assert hydra[groups]["gradients"] < 1e-5
+
+
+def test_the_hydra_layer_starts_as_published(hydra):
+    assert hydra["start"]["shapes"]
+    assert {"A_log", "D", "norm.weight"} <= set(hydra["start"]["same"])
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [("float32", 1e-5), ("float64", 1e-13)])
+def test_the_s4d_layer_and_its_gradients_are_the_published_ones(s4, dtype, allowed):
+    assert s4[dtype]["output"] < allowed and s4[dtype]["gradients"] < allowed
+
+
+def test_s4d_in_both_directions_is_that_of_s4(s4):
+    assert s4["both"] < 1e-13
+
+
+def test_the_s4d_layer_starts_as_published(s4):
+    assert s4["start"]["same"] == ["kernel.log_A_real", "kernel.A_imag"]
+    assert s4["start"]["inverse"] < 1e-6
+    for name, (ours, theirs) in s4["start"]["spread"].items():
+        assert ours == pytest.approx(theirs, rel=0.1), name
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])

@@ -22,20 +22,25 @@ import torch
 from torch import Tensor, nn
 
 from ..models import (
+    S4D,
     SSD,
     Attend,
     DecayRate,
     DepthwiseConv,
     Gate,
+    Hydra,
+    LongConv,
     Mamba,
     Mamba2,
     Mamba3,
     MaskedMean,
     RMSNorm,
     Rotation,
+    S4DKernel,
     Scale,
     SelectiveScan,
     SharedMamba2,
+    Skip,
     TrapezoidalScan,
     TrapezoidShare,
     VisionMamba,
@@ -113,6 +118,17 @@ def _layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 def _gate(gate: Gate, y: Tensor, z: Tensor) -> Tensor:
     return half(y * gate.act(z))
+
+
+def _glu(glu: nn.GLU, x: Tensor) -> Tensor:
+    """Take the sigmoid as a constant, as in SiLU: it has no factor that could get a half."""
+    value, gate = x.chunk(2, glu.dim)
+    return value * gate.detach().sigmoid()
+
+
+def _skip(skip: Skip, x: Tensor, chosen: Tensor, D: Tensor) -> Tensor:
+    """Take what the token chose as a constant, like B and C, with which it shares a matrix."""
+    return plain(skip, x, chosen.detach(), D)
 
 
 def _scan(scan, x, dt, A, B, C, D=None, reverse=False) -> Tensor:
@@ -228,9 +244,12 @@ MAMBA_LRP = Rules(
         SSD: _scan,
         SelectiveScan: _scan,
         TrapezoidalScan: _trapezoidal_scan,
+        Skip: _skip,
+        nn.GLU: _glu,
         Attend: _attend,
         nn.Conv1d: gamma(0.25),
         DepthwiseConv: plain,
+        LongConv: plain,
         nn.Linear: plain,
         nn.ReLU: plain,
         nn.Dropout: plain,
@@ -247,14 +266,17 @@ MAMBA_LRP = Rules(
         Mamba2: plain,
         Mamba3: plain,
         SharedMamba2: plain,
+        Hydra: plain,
+        S4DKernel: plain,
+        S4D: plain,
     }
 )
 """MambaLRP for every model of the book.
 
-Activations, normalizations, step sizes, B, C and attention weights count as constants, and a gate
-shares equally. The convolutions of stem and CNN follow ``gamma(0.25)``, as the patch embedding of
-MambaLRP's Vision Mamba does; everything else follows LRP-0. ``MAMBA_LRP.without(nn.Conv1d)`` is
-LRP-0 there too.
+Activations, normalizations, step sizes, B, C, Hydra's chosen skip, the sigmoid of a GLU and
+attention weights count as constants, and a gate shares equally. The convolutions of stem and CNN
+follow ``gamma(0.25)``, as the patch embedding of MambaLRP's Vision Mamba does; everything else
+follows LRP-0. ``MAMBA_LRP.without(nn.Conv1d)`` is LRP-0 there too.
 """
 
 

@@ -13,23 +13,23 @@ from .classifiers import (
 )
 from .convolution import DepthwiseConv, causal_conv, centered_conv
 from .frontend import ConvStem, LeadBranches
+from .hydra import Hydra
 from .layers import (
     SSD,
-    DecayRate,
     FeedForward,
     Gate,
     MaskedBatchNorm1d,
     MaskedMean,
     RMSNorm,
-    Rotation,
     Scale,
     SelectiveScan,
+    Skip,
     TrapezoidalScan,
-    TrapezoidShare,
     rms_norm,
 )
 from .mamba import Bidirectional, Mamba, Mamba2, SharedMamba2, Unidirectional
-from .mamba3 import Mamba3
+from .mamba3 import DecayRate, Mamba3, Rotation, TrapezoidShare
+from .s4d import S4D, LongConv, S4DKernel
 from .vision_mamba import DIRECTIONS, VisionMamba, VisionMambaBlock
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "Rotation",
     "Scale",
     "SelectiveScan",
+    "Skip",
     "TrapezoidalScan",
     "TrapezoidShare",
     "rms_norm",
@@ -57,6 +58,10 @@ __all__ = [
     "Mamba3",
     "SharedMamba2",
     "Unidirectional",
+    "Hydra",
+    "S4D",
+    "LongConv",
+    "S4DKernel",
     "DIRECTIONS",
     "VisionMamba",
     "VisionMambaBlock",

@@ -2,7 +2,8 @@
 
 PyTorch's own backward pass for a depthwise ``Conv1d`` costs many times the forward pass on a CPU.
 Here the input's gradient is the mirrored convolution, and the weights' gradient adds one product
-a tap.
+a tap. A SiLU behind the convolution can be taken along: then a record's values are still in the
+cache when it is applied, and the backward pass convolves once more instead of keeping them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class DepthwiseConv(nn.Conv1d):
         super().__init__(channels, channels, width, groups=channels)
         self.centered = centered
 
-    def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
+    def forward(self, x: Tensor, reverse: bool = False, silu: bool = False) -> Tensor:
         """Convolve over time.
 
         Parameters
@@ -43,6 +44,8 @@ class DepthwiseConv(nn.Conv1d):
         x : Tensor, shape (batch, length, channels), float
         reverse : bool
             Let time run backward.
+        silu : bool
+            Apply SiLU to what comes out.
 
         Returns
         -------
@@ -56,12 +59,17 @@ class DepthwiseConv(nn.Conv1d):
         """
         weight = self.weight[:, 0]
         if self.centered:
-            return centered_conv(x, weight.flip(1) if reverse else weight, self.bias)
-        return causal_conv(x, weight, self.bias, reverse=reverse)
+            return centered_conv(x, weight.flip(1) if reverse else weight, self.bias, silu=silu)
+        return causal_conv(x, weight, self.bias, reverse=reverse, silu=silu)
 
 
 def causal_conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, reverse: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    reverse: bool = False,
+    silu: bool = False,
 ) -> Tensor:
     """Convolve each channel with its own kernel over the present and the past.
 
@@ -75,6 +83,8 @@ def causal_conv(
     bias : Tensor, shape (channels,), optional
     reverse : bool
         Let time run backward: over the present and the future; nothing is flipped but the kernel.
+    silu : bool
+        Apply SiLU to what comes out.
 
     Returns
     -------
@@ -88,11 +98,13 @@ def causal_conv(
     """
     _check(x, weight, bias)
     if reverse:
-        return _depthwise(x, weight.flip(1), bias, weight.shape[1] - 1)
-    return _depthwise(x, weight, bias, 0)
+        return _depthwise(x, weight.flip(1), bias, weight.shape[1] - 1, silu)
+    return _depthwise(x, weight, bias, 0, silu)
 
 
-def centered_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def centered_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False
+) -> Tensor:
     """Convolve each channel with its own kernel over as many steps behind as ahead.
 
     Parameters
@@ -101,6 +113,8 @@ def centered_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     weight : Tensor, shape (channels, width), float
         The width is odd; the middle tap is that of the present step.
     bias : Tensor, shape (channels,), optional
+    silu : bool
+        Apply SiLU to what comes out.
 
     Returns
     -------
@@ -115,13 +129,13 @@ def centered_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     _check(x, weight, bias)
     if weight.shape[1] % 2 == 0:
         raise ValueError(f"a kernel of width {weight.shape[1]} found, an odd width wanted")
-    return _depthwise(x, weight, bias, weight.shape[1] // 2)
+    return _depthwise(x, weight, bias, weight.shape[1] // 2, silu)
 
 
-def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, ahead: int) -> Tensor:
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, ahead: int, silu: bool) -> Tensor:
     if is_followed(x):
-        return _convolve_as_x(x, weight, bias, ahead)
-    return _DepthwiseConv.apply(x, weight, bias, ahead)
+        return _plain(x, weight, bias, ahead, silu)
+    return _DepthwiseConv.apply(x, weight, bias, ahead, silu)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -141,27 +155,47 @@ class _DepthwiseConv(torch.autograd.Function):
     """The window of step t reaches from ``t + ahead - width + 1`` to ``t + ahead``."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, ahead):
+    def forward(ctx, x, weight, bias, ahead, silu):
         ctx.save_for_backward(x, weight, bias)
-        ctx.ahead = ahead
-        return _convolve_as_x(x, weight, bias, ahead)
+        ctx.ahead, ctx.silu = ahead, silu
+        if not silu:
+            return _plain(x, weight, bias, ahead, silu)
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for row in _rows(x):
+            torch.ops.aten.silu.out(_plain(x[row], weight, bias, ahead, False), out=y[row])
+        return y
 
     @staticmethod
     def backward(ctx, dy):
         x, weight, bias = ctx.saved_tensors
         if torch.is_grad_enabled():  # asked for with create_graph=True
-            plain = partial(_convolve_as_x, ahead=ctx.ahead)
-            return *plain_backward(plain, (x, weight, bias), dy), None
+            plain = partial(_plain, ahead=ctx.ahead, silu=ctx.silu)
+            return *plain_backward(plain, (x, weight, bias), dy), None, None
         mirrored = weight.to(dy.dtype).flip(1)
-        dx = _convolve(dy, mirrored, None, weight.shape[1] - 1 - ctx.ahead)
-        dweight = _tap_products(x, dy, weight.shape[1], ctx.ahead).to(weight.dtype)
-        dbias = None if bias is None else dy.sum((0, 1), dtype=bias.dtype)
-        return dx, dweight, dbias, None
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+        dweight, dbias = torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)
+        for row in _rows(x):
+            pull = dy[row]
+            if ctx.silu:
+                y = _plain(x[row], weight, bias, ctx.ahead, False)
+                pull = torch.ops.aten.silu_backward(pull, y)
+            dx[row] = _convolve(pull, mirrored, None, weight.shape[1] - 1 - ctx.ahead)
+            dweight += _tap_products(x[row], pull, weight.shape[1], ctx.ahead)
+            if dbias is not None:
+                dbias += pull.sum((0, 1), dtype=bias.dtype)
+        return dx, dweight, dbias, None, None
 
 
-def _convolve_as_x(x, weight, bias, ahead):
-    """Convolve in the dtype of the signal."""
-    return _convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), ahead)
+def _rows(x: Tensor) -> list[slice]:
+    """Take a batch record by record on a CPU, and whole elsewhere."""
+    step = 1 if x.device.type == "cpu" else len(x)
+    return [slice(start, start + step) for start in range(0, len(x), step)]
+
+
+def _plain(x, weight, bias, ahead, silu):
+    """Convolve in the dtype of the signal; all in PyTorch's own operations."""
+    y = _convolve(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), ahead)
+    return F.silu(y) if silu else y
 
 
 def _convolve(x, weight, bias, ahead):

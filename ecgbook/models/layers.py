@@ -6,7 +6,9 @@ a reader can find it by name and an explanation method can put its own rule in i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from itertools import repeat
 
 import torch
 import torch.distributed
@@ -191,33 +193,35 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d))
         self.eps, self.n_groups = eps, n_groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalize ``x (..., d)``; another last axis is refused."""
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """Normalize ``x (..., d)``, or ``x * silu(z)``; another last axis is refused."""
         if x.shape[-1:] != self.weight.shape:
             d = len(self.weight)
             hint = "; transpose the last two axes" if d in x.shape[-2:] else ""
             raise ValueError(f"x of shape {tuple(x.shape)} found, (..., {d}) wanted{hint}")
-        if self.n_groups == 1:
-            return rms_norm(x, self.weight, self.eps)
-        parts = x.unflatten(-1, (self.n_groups, -1))
-        normal = rms_norm(parts, x.new_ones(parts.shape[-1]), self.eps)
-        return (normal.flatten(-2) * self.weight).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps, z=z, n_groups=self.n_groups)
 
     def extra_repr(self) -> str:
         """Show the sizes in ``print(model)``."""
         return f"{len(self.weight)}, eps={self.eps}, n_groups={self.n_groups}"
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float = 1e-5, *, z: Tensor | None = None, n_groups: int = 1
+) -> Tensor:
     """Divide by the root mean square of the last axis, and scale each channel.
 
-    ``y = weight * x / sqrt(mean(x^2) + eps)``.
+    ``y = weight * v / sqrt(mean(v^2) + eps)`` with ``v = x``, or ``v = x * silu(z)``.
 
     Parameters
     ----------
     x : Tensor, shape (..., channels), float
     weight : Tensor, shape (channels,), float
     eps : float
+    z : Tensor, shape of `x`, optional
+        A gate that comes before the normalization, as in Mamba-2.
+    n_groups : int
+        Equal parts of the channels, each with a root mean square of its own.
 
     Returns
     -------
@@ -231,70 +235,97 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
 
     Notes
     -----
-    Source: Zhang and Sennrich (2019), arXiv:1910.07467, equation 4.
+    Source: Zhang and Sennrich (2019), arXiv:1910.07467, equation 4; the gate: Dao and Gu (2024),
+    arXiv:2405.21060, section 7.
     """
     if x.ndim < 1 or weight.shape != x.shape[-1:]:
         raise ValueError(
             f"weight of shape {tuple(weight.shape)} found, {tuple(x.shape[-1:])} wanted, "
             f"for x of shape {tuple(x.shape)}"
         )
+    if z is not None and z.shape != x.shape:
+        raise ValueError(f"z of shape {tuple(z.shape)} found, that of x, {tuple(x.shape)}, wanted")
+    if n_groups < 1 or len(weight) % n_groups:
+        raise ValueError(f"n_groups={n_groups} found, a divisor of {len(weight)} channels wanted")
     if scan.is_followed(x):
-        return _plain_rms_norm(x, weight, eps)
-    return _RMSNorm.apply(x, weight, eps)
+        return _plain_rms_norm(x, z, weight, eps, n_groups)
+    return _RMSNorm.apply(x, z, weight, eps, n_groups)
 
 
 class _RMSNorm(torch.autograd.Function):
     """PyTorch composes this backward pass on a CPU of many passes over the memory.
 
-    Here it goes through a block of tokens at a time, which stays in the cache.
+    Here it goes through a block of tokens at a time, which stays in the cache; what the gate gives
+    is computed again rather than kept.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, eps):
-        tokens = x.reshape(-1, x.shape[-1])
-        exact = torch.promote_types(x.dtype, torch.float32)
-        y, scales = torch.empty_like(tokens), []
+    def forward(ctx, x, z, weight, eps, n_groups):
+        y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        scales = []
         with scan.without_autocast(x):
-            for part, out in zip(_blocks(tokens), _blocks(y), strict=True):
-                part = part.to(exact)
-                mean_square = torch.linalg.vecdot(part, part) / part.shape[-1]
-                scales.append(torch.rsqrt(mean_square + eps)[:, None])
-                torch.mul(part, scales[-1], out=out).mul_(weight)
-        ctx.save_for_backward(x, weight, *scales)
-        ctx.eps = eps
-        return y.view(x.shape)
+            for part, gate, out in zip(*(_blocks(v, x, n_groups) for v in (x, z, y)), strict=True):
+                part = _gated(part, gate)
+                mean_square = torch.linalg.vecdot(part, part)[..., None] / part.shape[-1]
+                scales.append(torch.rsqrt(mean_square + eps))
+                torch.mul(part, scales[-1], out=out).mul_(weight.view(n_groups, -1))
+        ctx.save_for_backward(x, z, weight, *scales)
+        ctx.eps, ctx.n_groups = eps, n_groups
+        return y
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight, *scales = ctx.saved_tensors
+        x, z, weight, *scales = ctx.saved_tensors
         if torch.is_grad_enabled():  # asked for with create_graph=True
-            return *scan.plain_backward(
-                partial(_plain_rms_norm, eps=ctx.eps), (x, weight), dy
-            ), None
-        tokens = x.reshape(-1, x.shape[-1])
-        exact = torch.promote_types(tokens.dtype, torch.float32)
-        dy = dy.reshape(tokens.shape)
-        dx, dweight = torch.empty_like(tokens), torch.zeros_like(weight, dtype=exact)
+            plain = partial(_plain_rms_norm, eps=ctx.eps, n_groups=ctx.n_groups)
+            return *scan.plain_backward(plain, (x, z, weight), dy), None, None
+        exact = torch.promote_types(x.dtype, torch.float32)
+        dx, dz = (None if v is None else torch.empty_like(v, memory_format=torch.contiguous_format)
+                  for v in (x, z))  # fmt: skip
+        groups = weight.to(exact).view(ctx.n_groups, -1)
+        dgroups = torch.zeros_like(groups)
         with scan.without_autocast(dy):
-            for part, g, out, scale in zip(*map(_blocks, (tokens, dy, dx)), scales, strict=True):
-                part, g = part.to(exact), g.to(exact)
-                product = part * g
-                dweight.addmv_(product.T, scale[:, 0])
-                along = (product @ weight.to(exact))[:, None] * scale**3 / part.shape[-1]
-                torch.mul(g, weight, out=out).mul_(scale).sub_(torch.mul(part, along, out=product))
-        return dx.view(x.shape), dweight.to(weight.dtype), None
+            blocks = (_blocks(v, x, ctx.n_groups) for v in (x, z, dy, dx, dz))
+            for part, gate, g, out, dgate, scale in zip(*blocks, scales, strict=True):
+                v = part = part.to(exact)
+                if gate is not None:
+                    gate = gate.to(exact)
+                    sigmoid = gate.sigmoid()
+                    silu = gate * sigmoid
+                    v = part * silu
+                g = g.to(exact)
+                product = v * g
+                for dgroup, p, s in zip(dgroups, product.unbind(1), scale.unbind(1), strict=True):
+                    dgroup.addmv_(p.T, s[:, 0])
+                along = torch.linalg.vecdot(product, groups)[..., None] * scale**3 / v.shape[-1]
+                dv = torch.mul(g, groups, out=product).mul_(scale).addcmul_(v, along, value=-1)
+                if gate is None:
+                    out.copy_(dv)
+                else:
+                    torch.mul(dv, silu, out=out)
+                    slope = sigmoid.addcmul_(silu, sigmoid, value=-1).add_(silu)  # of SiLU
+                    torch.mul(dv, slope.mul_(part), out=dgate)
+        return dx, dz, dgroups.flatten().to(weight.dtype), None, None
 
 
-def _plain_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+def _plain_rms_norm(x, z, weight, eps, n_groups):
+    exact = _gated(x, z).unflatten(-1, (n_groups, -1))
     scale = torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps)
-    return (exact * scale * weight).to(x.dtype)
+    return ((exact * scale).flatten(-2) * weight).to(x.dtype)
 
 
-def _blocks(tokens: Tensor) -> tuple[Tensor, ...]:
-    if tokens.device.type != "cpu":
-        return (tokens,)
-    return tokens.split(max(1, BLOCK_CELLS // tokens.shape[-1]))
+def _gated(x: Tensor, z: Tensor | None) -> Tensor:
+    """Return ``x * silu(z)``, or x, in float32 or better."""
+    exact = torch.promote_types(x.dtype, torch.float32)
+    return x.to(exact) if z is None else torch.nn.functional.silu(z.to(exact)) * x
+
+
+def _blocks(v: Tensor | None, x: Tensor, n_groups: int) -> Iterable[Tensor | None]:
+    """Cut v, of the shape of x, into blocks (tokens, groups, channels); one off a CPU."""
+    step = max(1, BLOCK_CELLS // x.shape[-1]) if x.device.type == "cpu" else x.numel()
+    if v is None:
+        return repeat(None, -(-(x.numel() // x.shape[-1]) // step))
+    return v.reshape(-1, n_groups, x.shape[-1] // n_groups).split(step)
 
 
 class Gate(nn.Module):
@@ -307,6 +338,27 @@ class Gate(nn.Module):
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         """Return ``y * silu(z)``; both of one shape."""
         return y * self.act(z)
+
+
+class Skip(nn.Module):
+    """Let each token choose how much of itself passes by a scan: a number a head, as Hydra does."""
+
+    def forward(self, x: Tensor, chosen: Tensor, D: Tensor) -> Tensor:
+        """Return ``(chosen + D) x``.
+
+        Parameters
+        ----------
+        x : Tensor, shape (batch, length, heads * head_dim), float
+        chosen : Tensor, shape (batch, length, heads), float
+        D : Tensor, shape (heads,), float
+
+        Returns
+        -------
+        Tensor, shape (batch, length, heads * head_dim)
+            In the dtype of `x`.
+        """
+        parts = x.unflatten(-1, (len(D), -1))
+        return ((chosen + D)[..., None] * parts).flatten(-2).to(x.dtype)
 
 
 class SSD(nn.Module):
@@ -343,74 +395,6 @@ class TrapezoidalScan(nn.Module):
     ) -> Tensor:
         """Scan ``x (batch, length, heads, head_dim)``; as for `ecgbook.scan.trapezoidal_scan`."""
         return scan.trapezoidal_scan(x, dt, A, share, B, C, D, mask=mask, reverse=reverse)
-
-
-class DecayRate(nn.Module):
-    """Turn any number into a negative rate: ``-(1 + v)`` for v > 0 and ``-1 / (1 - v)`` below.
-
-    Parameters
-    ----------
-    floor : float
-        No rate is nearer to zero, so that every state fades.
-    """
-
-    def __init__(self, floor: float = 1e-4):
-        super().__init__()
-        self.floor = floor
-
-    def forward(self, v: Tensor) -> Tensor:
-        """Map ``v``, any shape."""
-        return -(v.relu() + 1 / (1 - v.clamp(max=0))).clamp(min=self.floor)
-
-    def extra_repr(self) -> str:
-        """Show the floor in ``print(model)``."""
-        return f"floor={self.floor}"
-
-
-class TrapezoidShare(nn.Sigmoid):
-    """Turn any number into Mamba-3's lambda: what of a step its own token gets, from 0 to 1."""
-
-
-class Rotation(nn.Module):
-    """Turn pairs of states by angles that add up over time: the imaginary part of Mamba-3's A.
-
-    The states' numbers 1 and 2 are a pair, 3 and 4 are the next, and so on, as far as there are
-    angles; the rest stays as it is. Where B and C are turned alike, what a step wrote is read
-    turned by what came since.
-    """
-
-    def forward(
-        self, B: Tensor, C: Tensor, dt: Tensor, angles: Tensor, reverse: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Turn B and C.
-
-        Parameters
-        ----------
-        B, C : Tensor, shape (batch, length, heads, d_state), float
-        dt : Tensor, shape (batch, length, heads), float
-            Step sizes.
-        angles : Tensor, shape (batch, length, pairs), float
-            Any numbers; a step turns by ``pi tanh(angles) dt`` radians.
-        reverse : bool
-            Let time run from the last token to the first.
-
-        Returns
-        -------
-        tuple of Tensor
-            B and C, turned.
-        """
-        turns = dt[..., None] * (torch.pi * angles.tanh())[:, :, None]
-        angle = turns.flip(1).cumsum(1).flip(1) if reverse else turns.cumsum(1)
-        cos, sin = angle.cos(), angle.sin()  # (batch, length, heads, pairs)
-        return _turned(B, cos, sin), _turned(C, cos, sin)
-
-
-def _turned(v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    size = 2 * cos.shape[-1]
-    pairs, rest = v.split([size, v.shape[-1] - size], -1)
-    first, second = pairs.unflatten(-1, (-1, 2)).unbind(-1)
-    pairs = torch.stack([first * cos - second * sin, first * sin + second * cos], -1)
-    return torch.cat([pairs.flatten(-2), rest], -1)
 
 
 class SelectiveScan(nn.Module):

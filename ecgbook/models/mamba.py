@@ -115,7 +115,7 @@ class Mamba(nn.Module):
 
     def _select(self, x, mask, reverse, conv1d, x_proj, dt_proj):
         """Let the input choose what the scan works with: u, dt, B and C."""
-        u = self.act(conv1d(x, reverse=reverse))
+        u = _activated(conv1d, self.act, x, reverse)
         dt, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], -1)
         if _is_bare(dt_proj):  # no half precision rounds the bias
             dt = _exact(F.linear(dt, dt_proj.weight)) + _exact(dt_proj.bias)
@@ -171,7 +171,10 @@ class _Mamba2(nn.Module):
         return self.ssd(x, dt, _rates(self.A_log), B, C, D, reverse).flatten(-2)
 
     def _leave(self, y: Tensor, z: Tensor) -> Tensor:
-        return self.out_proj(self.norm(self.gate(y, z)))
+        gate, norm = self.gate, self.norm
+        if _is_bare(gate, Gate) and _is_bare(gate.act, nn.SiLU) and _is_bare(norm, RMSNorm):
+            return self.out_proj(norm(y, z))  # takes the gate along
+        return self.out_proj(norm(gate(y, z)))
 
 
 class Mamba2(_Mamba2):
@@ -219,7 +222,7 @@ class Mamba2(_Mamba2):
     def forward(self, h: Tensor, mask: Tensor | None = None, reverse: bool = False) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
         z, xBC, dt = self._enter(h, mask)  # (b, l, d_inner), (b, l, inner), (b, l, 1, heads)
-        xBC = self.act(self.conv1d(xBC, reverse=reverse))
+        xBC = _activated(self.conv1d, self.act, xBC, reverse)
         x, B, C = xBC.split(self.inner, -1)  # (b, l, d_inner), twice (b, l, groups * d_state)
         y = self._scan(x, dt[:, :, 0], B, C, _exact(self.D), reverse)  # (b, l, d_inner)
         return self._leave(y, z)  # (b, l, d_model)
@@ -271,7 +274,7 @@ class SharedMamba2(_Mamba2):
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
         z, xBC, dt = self._enter(h, mask)
-        xBC = self.act(self.conv1d(xBC))
+        xBC = _activated(self.conv1d, self.act, xBC)
         x, B, C, B_b, C_b = xBC.split(self.inner, -1)
         y = self._scan(x, dt[:, :, 0], B, C, _exact(self.D), False)
         y = y + self._scan(x, dt[:, :, 1], B_b, C_b, None, True)
@@ -365,11 +368,18 @@ def _project(linear: nn.Module, h: Tensor, sizes: Sequence[int]) -> Sequence[Ten
     return linear(h).split(sizes, -1)
 
 
-def _is_bare(linear: nn.Module) -> bool:
-    """Say whether a layer is PyTorch's own, and no hook or rule waits for its call."""
-    own = vars(linear)
+def _activated(conv1d: nn.Module, act: nn.Module, x: Tensor, reverse: bool = False) -> Tensor:
+    """Convolve and apply SiLU, in one go where none can tell."""
+    if _is_bare(conv1d, DepthwiseConv) and _is_bare(act, nn.SiLU):
+        return conv1d(x, reverse=reverse, silu=True)
+    return act(conv1d(x, reverse=reverse))
+
+
+def _is_bare(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
+    """Say whether a module is what it is called, and no hook or rule waits for its call."""
+    own = vars(module)
     hooks = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
-    return type(linear) is nn.Linear and "forward" not in own and not any(own[h] for h in hooks)
+    return type(module) is kind and "forward" not in own and not any(own[h] for h in hooks)
 
 
 def _initial_dt_bias(n: int) -> Tensor:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .layers import DecayRate, Gate, RMSNorm, Rotation, TrapezoidalScan, TrapezoidShare
+from .layers import Gate, RMSNorm, TrapezoidalScan
 from .mamba import _exact, _initial_dt_bias, _only_signal, _project, _stand_still, _undecayed
 
 
@@ -109,3 +109,71 @@ class Mamba3(nn.Module):
         v = norm(v.unflatten(-1, (self.n_groups, 1, -1)))
         bias = bias.view(self.n_groups, -1, bias.shape[-1])
         return (_exact(v) + _exact(bias)).flatten(2, 3)
+
+
+class DecayRate(nn.Module):
+    """Turn any number into a negative rate: ``-(1 + v)`` for v > 0 and ``-1 / (1 - v)`` below.
+
+    Parameters
+    ----------
+    floor : float
+        No rate is nearer to zero, so that every state fades.
+    """
+
+    def __init__(self, floor: float = 1e-4):
+        super().__init__()
+        self.floor = floor
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Map ``v``, any shape."""
+        return -(v.relu() + 1 / (1 - v.clamp(max=0))).clamp(min=self.floor)
+
+    def extra_repr(self) -> str:
+        """Show the floor in ``print(model)``."""
+        return f"floor={self.floor}"
+
+
+class TrapezoidShare(nn.Sigmoid):
+    """Turn any number into Mamba-3's lambda: what of a step its own token gets, from 0 to 1."""
+
+
+class Rotation(nn.Module):
+    """Turn pairs of states by angles that add up over time: the imaginary part of Mamba-3's A.
+
+    The states' numbers 1 and 2 are a pair, 3 and 4 are the next, and so on, as far as there are
+    angles; the rest stays as it is. Where B and C are turned alike, what a step wrote is read
+    turned by what came since.
+    """
+
+    def forward(
+        self, B: Tensor, C: Tensor, dt: Tensor, angles: Tensor, reverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Turn B and C.
+
+        Parameters
+        ----------
+        B, C : Tensor, shape (batch, length, heads, d_state), float
+        dt : Tensor, shape (batch, length, heads), float
+            Step sizes.
+        angles : Tensor, shape (batch, length, pairs), float
+            Any numbers; a step turns by ``pi tanh(angles) dt`` radians.
+        reverse : bool
+            Let time run from the last token to the first.
+
+        Returns
+        -------
+        tuple of Tensor
+            B and C, turned.
+        """
+        turns = dt[..., None] * (torch.pi * angles.tanh())[:, :, None]
+        angle = turns.flip(1).cumsum(1).flip(1) if reverse else turns.cumsum(1)
+        cos, sin = angle.cos(), angle.sin()  # (batch, length, heads, pairs)
+        return _turned(B, cos, sin), _turned(C, cos, sin)
+
+
+def _turned(v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    size = 2 * cos.shape[-1]
+    pairs, rest = v.split([size, v.shape[-1] - size], -1)
+    first, second = pairs.unflatten(-1, (-1, 2)).unbind(-1)
+    pairs = torch.stack([first * cos - second * sin, first * sin + second * cos], -1)
+    return torch.cat([pairs.flatten(-2), rest], -1)

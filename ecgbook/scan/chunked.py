@@ -31,13 +31,16 @@ near, far  the two parts of y: from steps of the chunk, and from the state befor
 =========  =====================================================================================
 
 Letters of shapes: b batch, q steps of a chunk, h heads, p head_dim, g groups of r heads each,
-n d_state. Matrix products are written so that no second factor is transposed, which BLAS does at
-half the speed for matrices of this size.
+n d_state, c chunks that are computed at once (only their states come one after the other). Sums of
+log decays over a span of steps are differences of sums from the chunk's start, in float64, so that
+a difference keeps the digits that float32 has. Decays are powers of two of logarithms to the base
+two: on AMD's processors PyTorch's `exp2` takes a third of the time of its `exp`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -46,7 +49,7 @@ from torch import Tensor
 from .composed import weighted_chunks, without_autocast
 from .recurrences import plain_backward, selective_scan_recurrence
 
-CACHED_CELLS = 400_000  # pairs of steps that `ChunkedSSD` computes at once on a CPU
+CELLS = {"cpu": 250_000, "other": 40_000_000}  # pairs of steps that `ChunkedSSD` takes at once
 CACHED_STATES = 200_000  # states of one step that `ChunkedSelectiveScan` computes at once there
 
 
@@ -92,73 +95,98 @@ class ChunkedSSD(torch.autograd.Function):
     """The scan of Mamba-2 and Mamba-3; arguments as of `weighted_chunks`, in its order."""
 
     @staticmethod
-    def forward(ctx, x, w, a, B, C, skip, initial_state, chunk, reverse, strict):
-        """Scan, keeping the state before each chunk."""
+    def forward(ctx, x, w, a, B, C, skip, initial_state, chunk, reverse, strict, keep):
+        """Scan; where a backward pass may follow, keep the state before each chunk."""
         work = _SSDChunks(x, w, B, chunk, reverse, strict)
-        states = [work.start(initial_state)]
-        states += [torch.empty_like(states[0]) for _ in work.cuts[1:]]
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
+        kept = []
         with without_autocast(x):
             for rows in work.rows:
-                for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
-                    parts = (v[rows, cut] for v in (x, w, a, B, C, skip, y))
-                    work.forward(*parts, state[rows], None if behind is None else behind[rows])
-        ctx.save_for_backward(x, w, a, B, C, skip, initial_state, *states)
+                blocks = work.blocks(rows, x, w, a, B, C, skip, y)
+                states = work.start(blocks[0], initial_state, rows)
+                for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+                    behind = None if following is None else work.states(following)
+                    work.forward(*block, states, behind)
+                    kept += [states] * keep
+                    states = behind
+        ctx.save_for_backward(x, w, a, B, C, skip, initial_state, *kept)
         ctx.options = chunk, reverse, strict
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        """Go back chunk by chunk with the gradient of the state between them."""
-        x, w, a, B, C, skip, initial_state, *states = ctx.saved_tensors
+        """Go back block by block with the gradient of the state between them."""
+        x, w, a, B, C, skip, initial_state, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # asked for with create_graph=True
             inputs = x, w, a, B, C, skip, initial_state
             grads = plain_backward(lambda *v: weighted_chunks(*v, *ctx.options), inputs, dy)
-            return *grads, None, None, None
+            return *grads, None, None, None, None
         work = _SSDChunks(x, w, B, *ctx.options)
         grads = [torch.empty(v.shape, dtype=v.dtype, device=v.device)
                  for v in (x, w, a, B, C, skip)]  # fmt: skip
-        dstate = torch.zeros_like(states[0])
+        dstart = []
         with without_autocast(x):
-            for rows in work.rows:
-                for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
-                    parts = (v[rows, cut] for v in (x, w, a, B, C, skip, dy, *grads))
-                    work.backward(*parts, state[rows], dstate[rows])
-        dinitial = None if initial_state is None else work.as_given(dstate)
-        return *grads, dinitial, None, None, None
-
-
-def _masks(ones: Tensor, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (t, s): 1 where s is t or before it in the scan, is before it, is after it."""
-    upto, before, after = ones.tril(), ones.tril(-1), ones.triu(1)
-    return (upto.T, after, before) if reverse else (upto, before, after)
+            for rows in work.rows[::-1]:
+                blocks = work.blocks(rows, x, w, a, B, C, skip, dy, *grads)
+                dstate = torch.zeros_like(kept[-1][0])
+                for block in blocks[::-1]:
+                    dstate = work.backward(*block, kept.pop(), dstate)
+                dstart.append(dstate)
+        dinitial = None if initial_state is None else work.as_given(torch.cat(dstart[::-1]))
+        return *grads, dinitial, None, None, None, None
 
 
 class _SSDChunks:
-    """One chunk at a time, in buffers that all chunks share; states are (b, g, n, r p)."""
+    """Some chunks at a time, in buffers that all of them share; states are (b, g, n, r p)."""
 
     def __init__(self, x, w, B, chunk, reverse, strict):
-        (self.b, length, self.h, self.p), (self.g, self.n) = x.shape, B.shape[2:]
-        self.r, self.like, self.strict = self.h // self.g, w, strict
+        (self.b, self.length, self.h, self.p), (self.g, self.n) = x.shape, B.shape[2:]
+        self.r = self.h // self.g
+        self.like, self.reverse = w, reverse
         self.low, self.exact = x.dtype, w.dtype  # of matrix products and of everything else
-        self.cuts = cuts(length, chunk, reverse)
-        q = min(chunk, length)
-        self.rows = slices(self.b, self.h * q**2, CACHED_CELLS, x.device)
-        self.masks = {
-            steps: _masks(w.new_ones(steps, steps), reverse)
-            for steps in {cut.stop - cut.start for cut in self.cuts}
-        }
-        self.buffers = {}
+        self.q = min(chunk, self.length)
+        self.chunks = -(-self.length // self.q)
+        self.onward = -1 if reverse else 1
+        # (t, s): 1 where step t reads what step s wrote.
+        read = w.new_ones(self.q, self.q).tril(-1 if strict else 0)
+        self.read, self.buffers = read.T if reverse else read, {}
+        cells, limit = self.h * self.q**2, CELLS["cpu" if x.device.type == "cpu" else "other"]
+        self.rows = slices(self.b, cells, limit, x.device)
+        self.at_once = max(1, limit // (cells * self.rows[0].stop))
 
-    def start(self, initial_state: Tensor | None) -> Tensor:
-        """Return the first state in this class's layout."""
+    def blocks(self, rows: slice, *tensors: Tensor) -> list[list]:
+        """Cut (b, length, ...) into views (c, b, q, ...), in the order of the scan."""
+        full = self.length // self.q
+        cut = [slice(at, min(at + self.at_once, full)) for at in range(0, full, self.at_once)]
+        cut += [slice(full, self.chunks)] * (full < self.chunks)
+        blocks = []
+        for at in cut[:: self.onward]:
+            steps = slice(at.start * self.q, at.stop * self.q)
+            parts = (v[rows, steps].unflatten(1, (at.stop - at.start, -1)) for v in tensors)
+            blocks.append([v.transpose(0, 1) for v in parts])
+        return blocks
+
+    def states(self, block: list[Tensor]) -> Tensor:
+        """Return room for the state before each chunk of a block: (c, b, g, n, r p)."""
+        return self.like.new_empty(*block[0].shape[:2], self.g, self.n, self.r * self.p)
+
+    def start(self, block: list[Tensor], initial_state: Tensor | None, rows: slice) -> Tensor:
+        """Return that of the first block, with the first state set."""
+        states = self.states(block)
+        first = self.ordered(states)[0]
         if initial_state is None:
-            return self.like.new_zeros(self.b, self.g, self.n, self.r * self.p)
-        state = initial_state.reshape(self.b, self.g, self.r * self.p, self.n)
-        return state.transpose(-1, -2).contiguous()
+            first.zero_()
+        else:
+            state = initial_state[rows].reshape(-1, self.g, self.r * self.p, self.n)
+            first.copy_(state.transpose(-1, -2))
+        return states
+
+    def ordered(self, chunks: Sequence[Tensor]) -> list[Tensor]:
+        """Return chunks in the order of the scan."""
+        return list(chunks)[:: self.onward]
 
     def as_given(self, state: Tensor) -> Tensor:
-        """Return a state in the layout of the public function."""
+        """Return a state in the layout of `ssd`, (b, heads, head_dim, d_state)."""
         return state.transpose(-1, -2).reshape(self.b, self.h, self.p, self.n)
 
     def room(self, name: str, *shape: int, dtype=None) -> Tensor:
@@ -169,191 +197,197 @@ class _SSDChunks:
         return self.buffers[name][:size].view(shape)
 
     def by_head(self, v: Tensor) -> Tensor:
-        """(b q h p) to (b h, q, p); a view if b is 1."""
-        return v.transpose(1, 2).reshape(-1, v.shape[1], self.p)
+        """(c b q h p) to (c b h, q, p)."""
+        return v.transpose(2, 3).reshape(-1, v.shape[2], self.p)
 
     def by_group(self, v: Tensor) -> Tensor:
-        """(b q h p) to (b g, q, r p); a view if b or g is 1."""
-        b, q = v.shape[:2]
-        return v.reshape(b, q, self.g, -1).transpose(1, 2).reshape(b * self.g, q, -1)
+        """(c b q h p) to (c b g, q, r p); a view if g is 1 and v contiguous."""
+        c, b, q = v.shape[:3]
+        return v.reshape(c, b, q, self.g, -1).transpose(2, 3).reshape(c * b * self.g, q, -1)
 
-    def by_step(self, v: Tensor) -> Tensor:
-        """(b g, q, r p) back to (b q h p)."""
-        q = v.shape[1]
-        return v.view(-1, self.g, q, self.r * self.p).transpose(1, 2).reshape(-1, q, self.h, self.p)
+    def by_step(self, v: Tensor, c: int) -> Tensor:
+        """(c b g, q, r p) back to (c b q h p)."""
+        v = v.view(c, -1, self.g, *v.shape[1:]).transpose(2, 3)
+        return v.reshape(*v.shape[:3], self.h, self.p)
 
-    def read(self, q: int) -> Tensor:
-        """Return (t, s): 1 where step t reads what step s of a chunk wrote."""
-        upto, before, _ = self.masks[q]
-        return before if self.strict else upto
+    def running(self, v: Tensor, onward: bool = True) -> Tensor:
+        """Add up v (..., q) in float64, with the scan or against it."""
+        v = v.double()
+        return v.cumsum(-1) if onward != self.reverse else v.flip(-1).cumsum(-1).flip(-1)
 
     def within(self, a, B, C):
-        """Return what both passes need of a chunk.
+        """Return what both passes need of chunks.
 
-        The decay L (b h q q) from step s to t, not masked; from the state before the chunk to t
-        (b q h); from s to the state behind (b q h); over the chunk (b g 1 r 1); B and C
-        (b g, q, n); and G = C B^T, masked (b g, q, q).
+        The decay L (c b h q q) from step s to t, 1 where s is after t; from the state before the
+        chunk to t (c b q h); from s to the state behind (c b q h); over the chunk (c b g 1 r 1); B
+        and C (c b g, q, n); and G = C B^T, masked (c b g, q, q).
         """
-        b, q, h = a.shape
-        upto, before, after = self.masks[q]  # (q q)
-        until = torch.mul(a.transpose(1, 2)[:, :, None], upto, out=self.room("until", b, h, q, q))
-        L = self.room("L", b * h * q, q)
-        L = torch.mm(until.view(-1, q), before, out=L).exp_().view(b, h, q, q)
-        into, out = (upto @ a).exp_(), (after @ a).exp_()  # (b q h)
-        whole = a.sum(1).exp_().view(b, self.g, 1, self.r, 1)
-        B, C = (v.transpose(1, 2).reshape(-1, q, self.n) for v in (B, C))  # (b g, q, n)
-        G = torch.bmm(C, B.transpose(1, 2)).mul_(self.read(q))  # (b g, q, q)
+        c, b, q, _ = a.shape
+        sums = self.running(a.transpose(2, 3)) / math.log(2)  # (c b h q), from the chunk's start
+        total = sums[..., :1] if self.reverse else sums[..., -1:]
+        L = torch.sub(sums[..., None], sums[..., None, :], out=self.room("L", *sums.shape, q))
+        L.clamp_(max=0).exp2_()
+        into, out = (v.exp2().to(self.exact).transpose(2, 3) for v in (sums, total - sums))
+        whole = total.exp2().to(self.exact).view(c, b, self.g, 1, self.r, 1)
+        B, C = (v.transpose(2, 3).reshape(-1, q, self.n) for v in (B, C))
+        G = torch.bmm(C, B.transpose(1, 2)).mul_(self.read[:q, :q])
         return L, into, out, whole, B, C, G
 
-    def mix(self, L, G, skip, b, q):
-        """Return W (b h, q, q) with ``y = W x`` within the chunk: L * G, skip on the diagonal."""
-        W = self.room("W", b, self.h, q, q, dtype=self.low)
-        grouped = (b, self.g, self.r, q, q)
-        torch.mul(L.view(grouped), G.view(b, self.g, 1, q, q), out=W.view(grouped))
-        W.diagonal(0, -2, -1).add_(skip.transpose(1, 2))
+    def mix(self, L, G, skip):
+        """Return W (c b h, q, q) with ``y = W x`` within a chunk: L * G, skip on the diagonal."""
+        c, b, h, q, _ = L.shape
+        W = self.room("W", *L.shape, dtype=self.low)
+        grouped = (c, b, self.g, self.r, q, q)
+        torch.mul(L.view(grouped), G.view(c, b, self.g, 1, q, q), out=W.view(grouped))
+        W.diagonal(0, -2, -1).add_(skip.transpose(2, 3))
         return W.view(-1, q, q)
 
-    def add_product(self, state, left, right):
-        """Add ``left @ right`` to a state."""
-        state = state.view(-1, *state.shape[2:])
-        if self.low == self.exact:
-            state.baddbmm_(left, right)
-        else:
-            state += left @ right
-
-    def forward(self, x, w, a, B, C, skip, y, state, behind):
-        """Write y (b q h p) and the state behind the chunk."""
-        (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
+    def forward(self, x, w, a, B, C, skip, y, states, behind):
+        """Write y (c b q h p), and the states after the first, up to the next block's first."""
+        (c, b, q), (h, p, g, r, n) = x.shape[:3], (self.h, self.p, self.g, self.r, self.n)
         L, into, out, whole, B, C, G = self.within(a, B, C)
-        # 1. What the steps of the chunk give each other.
-        W = self.mix(L.mul_(w.transpose(1, 2)[:, :, None]), G, skip, b, q)  # (b h, q, q)
-        near = torch.bmm(W, self.by_head(x), out=self.room("near", b * h, q, p, dtype=self.low))
-        # 2. What the state before the chunk gives each step.
-        S = state.view(b * g, n, r * p).to(self.low)
-        far = torch.bmm(C, S, out=self.room("far", b * g, q, r * p, dtype=self.low))
-        torch.mul(self.by_step(far), into[..., None], out=y)
-        y += near.view(b, h, q, p).transpose(1, 2)
-        if behind is not None:
-            # 3. What the steps leave behind, and 4. what is left of the state before.
-            fed = self.room("fed", b, q, h, p, dtype=self.low)
+        # 1. What the steps of a chunk give each other.
+        W = self.mix(L.mul_(w.transpose(2, 3)[..., None, :]), G, skip)
+        near = torch.bmm(W, self.by_head(x), out=self.room("near", c * b * h, q, p, dtype=self.low))
+        # 2. What they leave behind, and 3. what is left there of the state before.
+        slots = self.ordered(states) + ([] if behind is None else self.ordered(behind)[:1])
+        if len(slots) > 1:
+            fed = self.room("fed", *x.shape, dtype=self.low)
             torch.mul(x, (w * out)[..., None], out=fed)
-            torch.mul(state.view(b, g, n, r, p), whole, out=behind.view(b, g, n, r, p))
-            self.add_product(behind, B.transpose(1, 2), self.by_group(fed))
+            left = self.room("left", c * b * g, n, r * p, dtype=self.low)
+            left = torch.bmm(B.transpose(1, 2), self.by_group(fed), out=left).to(self.exact)
+            left, kept = (self.ordered(v) for v in (left.view(c, b, g, n, r, p), whole))
+            for before, after, own, share in zip(slots, slots[1:], left, kept, strict=False):
+                torch.addcmul(own, share, before.view(own.shape), out=after.view(own.shape))
+        # 4. What the state before the chunk gives each step.
+        S = states.view(c * b * g, n, r * p).to(self.low)
+        far = torch.bmm(C, S, out=self.room("far", c * b * g, q, r * p, dtype=self.low))
+        torch.mul(self.by_step(far, c), into[..., None], out=y)
+        y += near.view(c, b, h, q, p).transpose(2, 3)
 
-    def backward(self, x, w, a, B, C, skip, dy, dx, dw, da, dB, dC, dskip, state, dstate):
-        """Write the gradients; turn `dstate` from that behind the chunk to that before it."""
-        (b, q), (h, p, g, r, n) = x.shape[:2], (self.h, self.p, self.g, self.r, self.n)
+    def backward(self, x, w, a, B, C, skip, dy, dx, dw, da, dB, dC, dskip, states, dstate):
+        """Write the gradients, and return that of the state before for that behind, `dstate`."""
+        (c, b, q), (h, p, g, r, n) = x.shape[:3], (self.h, self.p, self.g, self.r, self.n)
         exact, low = self.exact, self.low
-        upto, before, after = self.masks[q]
         L, into, out, whole, B, C, G = self.within(a, B, C)
-        grouped, states = (b, g, r, q, q), (b, g, n, r, p)
+        grouped = (c, b, g, r, q, q)
 
-        # Within the chunk: y_t = sum over s of W_ts x_s.
-        Y = self.by_head(dy)
-        x_t = self.room("x_t", b, h, p, q, dtype=low).copy_(x.permute(0, 2, 3, 1))
-        dW = torch.bmm(Y, x_t.view(-1, p, q), out=self.room("dW", b * h, q, q, dtype=low))
-        dW = dW.view(b, h, q, q)
-        dskip.copy_(dW.diagonal(0, -2, -1).transpose(1, 2))
-        weights = w.transpose(1, 2)[:, :, None]
-        weighted = torch.mul(L, weights, out=self.room("weighted", b, h, q, q))
-        W = self.mix(weighted, G, skip, b, q)
-        near = torch.bmm(W.transpose(1, 2), Y, out=self.room("near", b * h, q, p, dtype=low))
-        dG = weighted.mul_(dW).view(grouped).sum(2).mul_(self.read(q)).view(-1, q, q).to(low)
-        pairs = weighted.view(grouped).mul_(G.view(b, g, 1, q, q))
-        alone = L.mul_(dW).view(grouped).mul_(G.view(b, g, 1, q, q)).view(b, h, q, q).sum(2)
+        # Within a chunk: y_t = sum over s of W_ts x_s.
+        Y, X_t = self.by_head(dy), self.by_head(x).transpose(1, 2)
+        dW = torch.bmm(Y, X_t, out=self.room("dW", c * b * h, q, q, dtype=low)).view(L.shape)
+        dskip.copy_(dW.diagonal(0, -2, -1).transpose(2, 3))
+        weights = w.transpose(2, 3)[..., None, :]
+        weighted = torch.mul(L, weights, out=self.room("weighted", *L.shape))
+        W = self.mix(weighted, G, skip)
+        near = torch.bmm(W.transpose(1, 2), Y, out=self.room("near", c * b * h, q, p, dtype=low))
+        dG = weighted.mul_(dW).view(grouped).sum(3).mul_(self.read[:q, :q]).view(-1, q, q).to(low)
+        G = G.view(c, b, g, 1, q, q)
+        pairs = weighted.view(grouped).mul_(G).view(L.shape)
+        alone = L.mul_(dW).view(grouped).mul_(G).view(L.shape).sum(3)
 
         # Through the states: y_t += into_t S^T C_t, and w_s out_s x_s B_s^T is fed to the next.
-        S, dS = (v.view(b * g, n, r * p).to(low) for v in (state, dstate))
-        S_t, dS_t = (self.room(k, b * g, r * p, n, dtype=low) for k in ("S_t", "dS_t"))
-        for i in range(b * g):
-            S_t[i].copy_(S[i].T)
-            dS_t[i].copy_(dS[i].T)
-        seen = torch.mul(dy, into[..., None], out=self.room("seen", b, q, h, p, dtype=low))
-        fed = torch.mul(x, (w * out)[..., None], out=self.room("fed", b, q, h, p, dtype=low))
+        seen = torch.mul(dy, into[..., None], out=self.room("seen", *x.shape, dtype=low))
+        fed = torch.mul(x, (w * out)[..., None], out=self.room("fed", *x.shape, dtype=low))
         pulled, fed = self.by_group(seen), self.by_group(fed)
-        gC, gB = (self.room(k, b * g, q, n, dtype=low) for k in ("gC", "gB"))
-        torch.baddbmm(torch.bmm(dG, B), pulled, S_t, out=gC)
-        torch.baddbmm(torch.bmm(dG.transpose(1, 2), C), fed, dS_t, out=gB)
-        dC.copy_(gC.view(b, g, q, n).transpose(1, 2))
-        dB.copy_(gB.view(b, g, q, n).transpose(1, 2))
-        kept = torch.mul(dstate, state, out=self.room("kept", *state.shape))
-        dwhole = (kept.view(states).sum((2, 4), keepdim=True) * whole).view(b, 1, h)
-        far = torch.bmm(B, dS, out=self.room("far", b * g, q, r * p, dtype=low))
-        far = self.by_step(far).mul_(out[..., None])
-        dstate.view(states).mul_(whole)
-        self.add_product(dstate, C.transpose(1, 2), pulled)
-        came = torch.bmm(C, S, out=self.room("came", b * g, q, r * p, dtype=low))
-        enter = seen.mul_(self.by_step(came)).sum(-1, dtype=exact)
-        leave = torch.mul(far, x, out=self.room("seen", b, q, h, p, dtype=low))
+        asked = self.room("left", c * b * g, n, r * p, dtype=low)
+        asked = torch.bmm(C.transpose(1, 2), pulled, out=asked).to(exact).view(c, b, g, n, r, p)
+        slots = [dstate.view(b, g, n, r, p)]  # of the state behind each chunk, from the last one
+        for own, share in zip(*(self.ordered(v)[::-1] for v in (asked, whole)), strict=True):
+            slots.append(torch.addcmul(own, share, slots[-1]))
+        dstate = slots.pop().view(dstate.shape)
+        behind = torch.stack(self.ordered(slots)[::-1]) if c > 1 else slots[0]
+        behind = behind.view(states.shape)
+        S, dS = (v.view(c * b * g, n, r * p).to(low) for v in (states, behind))
+        gC, gB = (self.room(k, c * b * g, q, n, dtype=low) for k in ("gC", "gB"))
+        torch.baddbmm(torch.bmm(dG, B), pulled, S.transpose(1, 2), out=gC)
+        torch.baddbmm(torch.bmm(dG.transpose(1, 2), C), fed, dS.transpose(1, 2), out=gB)
+        dC.copy_(gC.view(c, b, g, q, n).transpose(2, 3))
+        dB.copy_(gB.view(c, b, g, q, n).transpose(2, 3))
+        kept = torch.mul(behind, states, out=self.room("kept", *states.shape))
+        kept = kept.view(c, b, g, n, r, p).sum((3, 5), keepdim=True)
+        dwhole = (kept * whole).view(c, b, 1, h)
+        far = torch.bmm(B, dS, out=self.room("far", c * b * g, q, r * p, dtype=low))
+        far = self.by_step(far, c).mul_(out[..., None])
+        came = torch.bmm(C, S, out=self.room("came", c * b * g, q, r * p, dtype=low))
+        enter = seen.mul_(self.by_step(came, c)).sum(-1, dtype=exact)
+        leave = torch.mul(far, x, out=self.room("seen", *x.shape, dtype=low))
         leave = leave.sum(-1, dtype=exact)
 
-        # The log decay of step u takes part in all pairs s < u <= t, in what enters before or at
-        # t >= u, in what leaves from s < u, and in what passes the whole chunk.
-        spans = torch.mm(pairs.view(-1, q), after, out=self.room("spans", b * h * q, q))
-        within = spans.view(b, h, q, q).mul_(upto).sum(2).transpose(1, 2)
-        da.copy_(within + upto.T @ enter + before @ (leave * w) + dwhole)
+        # A step's log decay is part of every sum from that step on: of the sum at t in all pairs
+        # (t, s), with the other sign in all pairs (s, t), in what enters at t and leaves at t, and
+        # of the sum over the chunk.
+        dsums = pairs.sum(4, dtype=torch.double) - pairs.sum(3, dtype=torch.double)  # (c b h q)
+        left = leave * w
+        dsums += (enter - left).transpose(2, 3)
+        sums = self.running(dsums, onward=False).to(exact).transpose(2, 3)
+        da.copy_(sums + left.sum(2, keepdim=True) + dwhole)
         torch.mul(far, w[..., None].to(low), out=dx)
-        dx += near.view(b, h, q, p).transpose(1, 2)
-        dw.copy_(alone.transpose(1, 2) + leave)
+        dx += near.view(c, b, h, q, p).transpose(2, 3)
+        dw.copy_(alone.transpose(2, 3) + leave)
+        return dstate
 
 
 class ChunkedSelectiveScan(torch.autograd.Function):
     """Mamba-1's scan; arguments as of `ecgbook.scan.selective_scan`, in its order."""
 
     @staticmethod
-    def forward(ctx, u, dt, A, B, C, D, chunk, reverse):
-        """Scan, keeping the state before each chunk."""
+    def forward(ctx, u, dt, A, B, C, D, chunk, reverse, keep):
+        """Scan; where a backward pass may follow, keep the state before each chunk."""
         work = _SelectiveChunks(u, A, chunk, reverse)
         y = torch.empty_like(u, memory_format=torch.contiguous_format)
-        states = [u.new_zeros(len(u), *A.shape)]
-        states += [torch.empty_like(states[0]) for _ in work.cuts[1:]]
+        kept = []
         with without_autocast(u):
             for rows in work.rows:
-                for cut, state, behind in zip(work.cuts, states, [*states[1:], None], strict=True):
-                    parts = (v[rows, cut] for v in (u, dt, B, C, y))
-                    work.forward(*parts, state[rows], None if behind is None else behind[rows])
+                state = A.new_zeros(rows.stop - rows.start, *work.A.shape)
+                for cut in work.cuts:
+                    kept += [state] * keep
+                    state = work.forward(*(v[rows, cut] for v in (u, dt, B, C, y)), state)
         if D is not None:
             y += D * u
-        ctx.save_for_backward(u, dt, A, B, C, D, *states)
+        ctx.save_for_backward(u, dt, A, B, C, D, *kept)
         ctx.chunk, ctx.reverse = chunk, reverse
         return y
 
     @staticmethod
     def backward(ctx, dy):
         """Go back chunk by chunk with the gradient of the state between them."""
-        u, dt, A, B, C, D, *states = ctx.saved_tensors
+        u, dt, A, B, C, D, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # asked for with create_graph=True
             scan = partial(selective_scan_recurrence, reverse=ctx.reverse)
-            return *plain_backward(scan, (u, dt, A, B, C, D), dy), None, None
+            return *plain_backward(scan, (u, dt, A, B, C, D), dy), None, None, None
         work = _SelectiveChunks(u, A, ctx.chunk, ctx.reverse)
         du, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
                            for v in (u, dt, B, C))  # fmt: skip
-        dA, dD, dstate = torch.zeros_like(A), None, torch.zeros_like(states[0])
+        dA, dD = torch.zeros_like(A), None
         with without_autocast(u):
-            for rows in work.rows:
-                for cut, state in zip(work.cuts[::-1], states[::-1], strict=True):
+            for rows in work.rows[::-1]:
+                dstate = torch.zeros_like(kept[-1])
+                for cut in work.cuts[::-1]:
                     parts = (v[rows, cut] for v in (u, dt, B, C, dy, du, ddt, dB, dC))
-                    dA += work.backward(*parts, state[rows], dstate[rows])
+                    dA += work.backward(*parts, kept.pop(), dstate)
         if D is not None:
             dD = (dy * u).sum((0, 1))
             du += D * dy
-        return du, ddt, dA, dB, dC, dD, None, None
+        return du, ddt, dA, dB, dC, dD, None, None, None
 
 
 class _SelectiveChunks:
     """One chunk at a time, in buffers that all chunks share, some rows of the batch at once.
 
-    In the buffers time comes first, so that the states of one step are one block of memory.
+    In the buffers time comes first, so that the states of one step are one block of memory, and
+    channels last, so that a processor's vectors run along them: states are (b, n, channels).
     """
 
     def __init__(self, u, A, chunk, reverse):
         b, length, _ = u.shape
-        self.cuts, self.reverse, self.A, self.buffers = cuts(length, chunk, reverse), reverse, A, {}
+        self.cuts, self.reverse, self.buffers = cuts(length, chunk, reverse), reverse, {}
+        self.A = A.T.contiguous()
+        self.A_2 = self.A / math.log(2)  # logarithms to the base two
         self.rows = slices(b, A.numel(), CACHED_STATES, u.device)
         self.most = min(chunk, length) + 1, self.rows[0].stop
 
     def room(self, name: str, q: int, b: int) -> Tensor:
-        """Return a shared buffer (q, b, channels, n)."""
+        """Return a shared buffer (q, b, n, channels)."""
         if name not in self.buffers:
             self.buffers[name] = self.A.new_empty(*self.most, *self.A.shape)
         return self.buffers[name][:q, :b]
@@ -363,20 +397,19 @@ class _SelectiveChunks:
         q, b = dt.shape[:2]
         decay, h = self.room("decay", q, b), self.room("h", q + 1, b)
         earlier, after = (h[1:], h[:-1]) if self.reverse else (h[:-1], h[1:])
-        torch.mul(dt[..., None], self.A, out=decay).exp_()
-        torch.mul(fed[..., None], B[:, :, None], out=after)
+        torch.mul(dt[:, :, None], self.A_2, out=decay).exp2_()
+        torch.mul(fed[:, :, None], B[..., None], out=after)
         h[-1 if self.reverse else 0] = state
         for t in range(q)[::-1] if self.reverse else range(q):
             after[t].addcmul_(decay[t], earlier[t])
         return decay, earlier, after
 
-    def forward(self, u, dt, B, C, y, state, behind):
-        """Write y (b q channels) and the state behind the chunk."""
+    def forward(self, u, dt, B, C, y, state):
+        """Write y (b q channels) and return the state behind the chunk."""
         u, dt, B, C, y = (v.transpose(0, 1) for v in (u, dt, B, C, y))
         _, _, h = self.states(dt, dt * u, B, state)
-        y.copy_((h @ C[..., None])[..., 0])
-        if behind is not None:
-            behind.copy_(h[0 if self.reverse else -1])
+        y.copy_((C[:, :, None] @ h)[:, :, 0])
+        return h[0 if self.reverse else -1].clone()
 
     def backward(self, u, dt, B, C, dy, du, ddt, dB, dC, state, dstate):
         """Write the gradients and return that of A; turn `dstate` into that before the chunk."""
@@ -385,16 +418,16 @@ class _SelectiveChunks:
         fed = dt * u
         decay, earlier, h = self.states(dt, fed, B, state)
         g = self.room("g", *dt.shape[:2])  # gradient of the states
-        torch.mul(dy[..., None], C[:, :, None], out=g)
+        torch.mul(dy[:, :, None], C[..., None], out=g)
         order = range(len(g)) if self.reverse else range(len(g))[::-1]
         g[order[0]] += dstate
         for later, t in zip(order, order[1:], strict=False):
             g[t].addcmul_(decay[later], g[later])
         torch.mul(decay[order[-1]], g[order[-1]], out=dstate)
-        dC.copy_((dy[:, :, None] @ h)[:, :, 0])
-        dB.copy_((fed[:, :, None] @ g)[:, :, 0])
-        dfed = (g @ B[..., None])[..., 0]
+        dC.copy_((dy[:, :, None] @ h.mT)[:, :, 0])
+        dB.copy_((fed[:, :, None] @ g.mT)[:, :, 0])
+        dfed = (B[:, :, None] @ g)[:, :, 0]
         log_decay = g.mul_(decay).mul_(earlier)  # gradient of dt_t A
-        ddt.copy_(torch.mul(log_decay, self.A, out=decay).sum(-1) + dfed * u)
+        ddt.copy_(torch.mul(log_decay, self.A, out=decay).sum(2) + dfed * u)
         torch.mul(dfed, dt, out=du)
-        return log_decay.mul_(dt[..., None]).sum((0, 1))
+        return log_decay.mul_(dt[:, :, None]).sum((0, 1)).T

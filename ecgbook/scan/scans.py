@@ -144,7 +144,8 @@ def ssd(
     if backend(x.device, x.dtype).name == "mamba-ssm":
         return _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse)
     skip = torch.zeros_like(dt) if D is None else D.expand_as(dt)
-    return ChunkedSSD.apply(x, dt, dt * A, B, C, skip, initial_state, chunk, reverse, False)
+    keep = _may_go_back(x, dt, A, B, C, D, initial_state)
+    return ChunkedSSD.apply(x, dt, dt * A, B, C, skip, initial_state, chunk, reverse, False, keep)
 
 
 def trapezoidal_scan(
@@ -215,8 +216,10 @@ def trapezoidal_scan(
     seen = (C.to(dt.dtype) * B.to(dt.dtype)).sum(-1)  # (batch, length, groups)
     skip = now * seen.repeat_interleave(x.shape[2] // B.shape[2], dim=2)
     skip = skip if D is None else skip + D
-    run = weighted_chunks if is_followed(x) else ChunkedSSD.apply
-    return run(x, now + later, dt * A, B, C, skip, None, chunk, reverse, True)
+    inputs = x, now + later, dt * A, B, C, skip, None, chunk, reverse, True
+    if is_followed(x):
+        return weighted_chunks(*inputs)
+    return ChunkedSSD.apply(*inputs, _may_go_back(x, dt, A, share, B, C, D))
 
 
 def selective_scan(
@@ -266,7 +269,13 @@ def selective_scan(
         return selective_scan_doubling(u, dt, A, B, C, D, reverse=reverse)
     if backend(u.device, u.dtype).name == "mamba-ssm":
         return _selective_kernel(u, dt, A, B, C, D, reverse)
-    return ChunkedSelectiveScan.apply(u, dt, A, B, C, D, chunk, reverse)
+    keep = _may_go_back(u, dt, A, B, C, D)
+    return ChunkedSelectiveScan.apply(u, dt, A, B, C, D, chunk, reverse, keep)
+
+
+def _may_go_back(*inputs: Tensor | None) -> bool:
+    """Say whether a backward pass may follow; a `Function` itself does not know."""
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
 
 
 def _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse):

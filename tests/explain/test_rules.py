@@ -10,6 +10,7 @@ from torch import nn
 from ecgbook.explain import MAMBA_LRP, MissingRule, Rules, attn_lrp, gamma, lrp, plain
 from ecgbook.leads import LEAD_GROUPS
 from ecgbook.models import (
+    S4D,
     SSD,
     Attend,
     Bidirectional,
@@ -19,6 +20,7 @@ from ecgbook.models import (
     EnhancedECGMamba2,
     FeedForward,
     Gate,
+    Hydra,
     LeadBranches,
     Mamba,
     Mamba2,
@@ -27,6 +29,7 @@ from ecgbook.models import (
     RMSNorm,
     SelectiveScan,
     SelfAttention,
+    Skip,
     TrapezoidalScan,
     Unidirectional,
     VisionMamba,
@@ -36,7 +39,7 @@ from ecgbook.scan import ssd_recurrence
 SMALL = {"d_state": 4, "head_dim": 8}
 LRP_0 = MAMBA_LRP.without(nn.Conv1d)
 MASK = torch.arange(13) < torch.tensor([13, 9])[:, None]
-GAPS = torch.arange(13) % torch.tensor([3, 5])[:, None] > 0
+GAPS = MASK & (torch.arange(13) % 4 != torch.tensor([1, 2])[:, None])
 
 
 def tokens(d_model=16):
@@ -76,10 +79,16 @@ LAYERS = {
     "SSD": (SSD, SCAN, SSD),
     "trapezoidal scan": (TrapezoidalScan, TRAPEZOIDAL, TrapezoidalScan),
     "selective scan": (SelectiveScan, SELECTIVE, SelectiveScan),
+    "GLU": (nn.GLU, [tokens()], nn.GLU),
+    "skip": (Skip, [tokens(), normal((2, 13, 4), 5), normal((4,))], Skip),
     "Mamba": (lambda: Mamba(16, d_state=4), [tokens(), MASK], Gate),
     "Vision Mamba v1": (lambda: VisionMamba(16, "v1", d_state=4), [tokens()], Gate),
     "Vision Mamba v2": (lambda: VisionMamba(16, "v2", d_state=4), [tokens()], Gate),
     "Mamba-2": (lambda: Mamba2(16, **SMALL, n_groups=2), [tokens(), MASK, True], Gate),
+    "Hydra": (lambda: Hydra(16, **SMALL, n_groups=2), [tokens(), MASK], Gate),
+    "Hydra, diagonal": (lambda: Hydra(16, **SMALL), [tokens(), GAPS], Skip),
+    "S4D": (lambda: S4D(16, d_state=4), [tokens(), MASK, True], nn.GLU),
+    "S4D, both": (lambda: S4D(16, d_state=4, bidirectional=True), [tokens(), GAPS], nn.GELU),
     "Mamba-3": (lambda: Mamba3(16, **SMALL, n_groups=2), [tokens(), MASK, True], Gate),
     "Mamba-3, scan": (lambda: Mamba3(16, **SMALL), [tokens(), GAPS], TrapezoidalScan),
     "one-way block": (lambda: Unidirectional(16, **SMALL), [tokens()], RMSNorm),
@@ -102,8 +111,9 @@ def layer(name):
     make, inputs, kind = LAYERS[name]
     torch.manual_seed(0)
     module = settle(make())
-    of = {SSD: [0, 1, 3, 4], SelectiveScan: [0, 1, 3, 4], TrapezoidalScan: [0, 1, 3, 4, 5]}
-    return module, inputs, kind, of.get(type(module))  # x, dt, share, B and C
+    scan = [0, 1, 3, 4]  # x, dt, B and C
+    of = {"SSD": scan, "selective scan": scan, "trapezoidal scan": [*scan, 5], "skip": [0, 1]}
+    return module, inputs, kind, of.get(name)
 
 
 def own_forwards(model):
@@ -177,6 +187,14 @@ def test_step_sizes_b_and_c_get_no_relevance_and_neither_do_queries_and_keys():
     assert x.abs().sum() > 1 and len(chosen) == 5 and not any(v.any() for v in chosen)
     (q, k, v), _, _ = propagate(Attend().eval(), HEADS)
     assert v.abs().sum() > 1 and not q.any() and not k.any()
+
+
+def test_what_a_token_chooses_of_itself_and_what_opens_a_glu_get_no_relevance():
+    (x, chosen, _), _, out = propagate(Skip().eval(), LAYERS["skip"][1])
+    torch.testing.assert_close(x, out)
+    assert not chosen.any()
+    (found,), _, out = propagate(nn.GLU().eval(), [tokens()])
+    torch.testing.assert_close(found, torch.cat([out, torch.zeros_like(out)], -1))
 
 
 def test_gamma_is_its_formula():

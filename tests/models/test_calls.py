@@ -1,6 +1,8 @@
 """Layers are called as modules: hooks fire, wrappers take part, other tools find what they seek."""
 
+import contextlib
 import copy
+import io
 import warnings
 
 import captum.attr
@@ -12,10 +14,12 @@ from torch import nn
 from ecgbook.models import (
     DIRECTIONS,
     MAMBA2_PRESETS,
+    S4D,
     Bidirectional,
     CNNBaseline,
     ECGVisionMamba,
     EnhancedECGMamba2,
+    Hydra,
     Mamba,
     Mamba2,
     Mamba3,
@@ -32,6 +36,8 @@ LAYERS = {
     "Mamba2": lambda: Mamba2(16, **SMALL),
     "Mamba3": lambda: Mamba3(16, **SMALL),
     "SharedMamba2": lambda: SharedMamba2(16, **SMALL),
+    "Hydra": lambda: Hydra(16, **SMALL),
+    "S4D": lambda: S4D(16, d_state=4),
     **{f"VisionMamba {d}": lambda d=d: VisionMamba(16, d, d_state=4) for d in DIRECTIONS},
     "Bidirectional": lambda: Bidirectional(16, **SMALL),
     "Bidirectional, shared": lambda: Bidirectional(16, **SMALL, shared=True),
@@ -40,7 +46,7 @@ LAYERS = {
     "ECGVisionMamba": lambda: ECGVisionMamba(**STEM, d_state=4),
     "EnhancedECGMamba2": lambda: EnhancedECGMamba2(**STEM, **SMALL),
 }
-PROJECTIONS = "in_proj", "x_proj", "dt_proj", "out_proj", "x_proj_b", "dt_proj_b"
+PROJECTIONS = "in_proj", "x_proj", "dt_proj", "out_proj", "x_proj_b", "dt_proj_b", "fc_D", "0"
 
 
 def made(name):
@@ -86,14 +92,15 @@ class LoRA(nn.Module):
         return self.linear(x) + self.up(self.down(x))
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if "Mamba" in name or "Bi" in name])
+@pytest.mark.parametrize("name", [n for n in LAYERS if n not in ("SelfAttention", "CNNBaseline")])
 def test_a_wrapped_projection_takes_part(name):
     layer, x = made(name)
     wanted = run(layer, x)
     wrapped = copy.deepcopy(layer)
     for parent in list(wrapped.modules()):
-        for child in set(PROJECTIONS) & set(dict(parent.named_children())):
-            setattr(parent, child, LoRA(getattr(parent, child)))
+        for name, child in list(parent.named_children()):
+            if name in PROJECTIONS and type(child) is nn.Linear:
+                setattr(parent, name, LoRA(child))
     found = run(wrapped, x)
     found = {name.replace(".linear.", "."): value for name, value in found.items()}
     torch.testing.assert_close({name: found[name] for name in wanted}, wanted)
@@ -132,6 +139,22 @@ def test_a_dynamically_quantized_model_stays_near(make):
         found, wanted = quantized(x), model(x)
     assert not any(type(m) is nn.Linear for m in quantized.modules())
     assert 0 < (found - wanted).norm() <= 0.2 * wanted.norm()
+
+
+@pytest.mark.parametrize("name", ["Hydra", "S4D"])
+def test_a_mixer_runs_as_onnx_for_any_batch(name, tmp_path):
+    runtime, path = pytest.importorskip("onnxruntime"), tmp_path / "mixer.onnx"
+    layer, x = made(name)
+    layer, x = layer.float(), x.detach().float()
+    mask = torch.tensor([[0, 1, 1, 0, 1, 0, 0, 1, 0], [1, 1, 0, 1, 1, 1, 1, 0, 0]]).bool()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # of what the exporter says about itself
+        options = {"dynamic_shapes": 2 * ({0: "batch"},), "opset_version": 18, "dynamo": True}
+        torch.onnx.export(layer, (x, mask), verbose=False, **options).save(str(path))
+    more = torch.cat([x, x + 1, x - 1]), mask.repeat(3, 1)
+    feeds = dict(zip(("h", "mask"), (v.numpy() for v in more), strict=True))
+    (found,) = runtime.InferenceSession(str(path)).run(None, feeds)
+    torch.testing.assert_close(torch.from_numpy(found), layer(*more).detach(), rtol=0, atol=1e-5)
 
 
 def test_deep_lift_explains_the_cnn():

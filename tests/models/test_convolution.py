@@ -16,10 +16,10 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
-def convolve(form, x, weight, bias=None):
+def convolve(form, x, weight, bias=None, silu=False):
     if form == "centered":
-        return centered_conv(x, weight, bias)
-    return causal_conv(x, weight, bias, reverse=form == "reverse")
+        return centered_conv(x, weight, bias, silu=silu)
+    return causal_conv(x, weight, bias, reverse=form == "reverse", silu=silu)
 
 
 def plain(form, x, weight, bias=None):
@@ -47,6 +47,16 @@ def test_values_and_gradients_are_those_of_conv1d_at_any_length(form, width, len
     inputs = normal(3, length, 5), normal(5, width, seed=2), normal(5, seed=3)
     found = values_and_gradients(convolve, form, *inputs)
     wanted = values_and_gradients(plain, form, *inputs)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+@FORMS
+@pytest.mark.parametrize("length", [1, 6, 33])
+def test_silu_can_be_taken_along(form, length):
+    inputs = normal(3, length, 5), normal(5, 3, seed=2), normal(5, seed=3)
+    found = values_and_gradients(partial(convolve, silu=True), form, *inputs)
+    wanted = values_and_gradients(lambda *v: F.silu(plain(*v)), form, *inputs)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
@@ -137,6 +147,7 @@ def test_second_derivatives_are_right(conv):
     leaves = [v.double().requires_grad_() for v in (x, weight, bias)]
     assert torch.autograd.gradgradcheck(conv, leaves)
     assert torch.autograd.gradgradcheck(lambda x, w: conv(x, w), leaves[:2])
+    assert torch.autograd.gradgradcheck(partial(conv, silu=True), leaves)
 
 
 @FORMS

@@ -196,6 +196,51 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda a, b: rms_norm(a, b, eps=0.1), (x, weight))
 
 
+@pytest.mark.parametrize("cells", [1, 24, 10**6])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_gate_comes_before_the_normalization_of_each_group(monkeypatch, cells, groups):
+    monkeypatch.setattr(layers, "BLOCK_CELLS", cells)
+    (x, weight), (z, pull) = sample(3, 7, 12), (drawn(3, 7, 12, seed=i) for i in (1, 2))
+    z.requires_grad_()
+    parts = (x * F.silu(z)).unflatten(-1, (groups, -1))
+    wanted = F.rms_norm(parts, (12 // groups,), eps=0.1).flatten(-2) * weight
+    found = rms_norm(x, weight, 0.1, z=z, n_groups=groups)
+    assert (found - wanted).abs().max() <= 1e-12
+    for a, b in zip(
+        *(torch.autograd.grad(y, (x, z, weight), pull) for y in (found, wanted)), strict=True
+    ):
+        assert (a - b).abs().max() <= 1e-12
+    few = [v.detach()[:1, :2].requires_grad_() for v in (x, z)]
+    assert torch.autograd.gradgradcheck(
+        lambda a, b, w: rms_norm(a, w, 0.1, z=b, n_groups=groups), (*few, weight)
+    )
+
+
+def test_a_gate_in_half_precision_is_computed_in_float32():
+    x, weight = sample(50, 64, dtype=torch.bfloat16)
+    z = drawn(50, 64, seed=1).bfloat16().requires_grad_()
+    weight = weight.detach().float()
+    pull = drawn(50, 64, seed=2).bfloat16()
+    found = rms_norm(x, weight, z=z)
+    exact = [v.detach().double().requires_grad_() for v in (x, z)]
+    wanted = rms_norm(exact[0], weight.double(), z=exact[1])
+    grads = zip(
+        (found, *torch.autograd.grad(found, (x, z), pull)),
+        (wanted, *torch.autograd.grad(wanted, exact, pull.double())),
+        strict=True,
+    )
+    for a, b in grads:
+        assert a.dtype == torch.bfloat16
+        assert (a - b).abs().max() <= 2**-7 * b.abs().max()
+
+
+def test_a_gate_of_another_shape_or_groups_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"z of shape \(2, 3\) found, that of x, \(2, 4\), wanted"):
+        rms_norm(torch.zeros(2, 4), torch.ones(4), z=torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="n_groups=3 found, a divisor of 4 channels wanted"):
+        rms_norm(torch.zeros(2, 4), torch.ones(4), n_groups=3)
+
+
 def test_takes_views_whose_tokens_are_not_side_by_side():
     x, weight = sample(4, 6, 12)
     view = x.transpose(0, 1)

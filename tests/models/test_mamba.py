@@ -21,8 +21,10 @@ from mixers import (
 )
 
 from ecgbook.models import (
+    S4D,
     Bidirectional,
     FeedForward,
+    Hydra,
     Mamba,
     Mamba2,
     RMSNorm,
@@ -258,6 +260,9 @@ LAYERS = {
     "Unidirectional": lambda: Unidirectional(8, d_state=4, head_dim=4),
     "Bidirectional": lambda: Bidirectional(8, d_state=4, head_dim=4),
     "Bidirectional, shared": lambda: Bidirectional(8, d_state=4, head_dim=4, shared=True),
+    "Hydra": lambda: Hydra(8, d_state=4, head_dim=4, d_conv=3),
+    "S4D": lambda: S4D(8, d_state=4),
+    "S4D, both": lambda: S4D(8, d_state=4, bidirectional=True),
     "VisionMamba v1": lambda: VisionMamba(8, "v1", d_state=3),
     "VisionMamba v2": lambda: VisionMamba(8, "v2", d_state=3),
     "FeedForward": lambda: FeedForward(8, dropout=0.0),

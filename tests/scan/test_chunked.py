@@ -1,10 +1,13 @@
 """The chunked scans: what the backward pass keeps, and slices of a batch that do not matter."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from ecgbook import scan
-from ecgbook.scan import chunked
+from ecgbook.scan import chunked, scans
 from ecgbook.scan.chunked import cuts
 
 
@@ -34,8 +37,15 @@ def test_slicing_the_batch_changes_nothing(monkeypatch, reverse):
     inputs = ssd_inputs()
     pull = torch.randn(3, 50, 4, 3, dtype=torch.float64)
     results = []
-    for cells in (1, 2 * 4 * 8 * 8, 10**9):  # one row at a time, two and one, all three
-        monkeypatch.setattr(chunked, "CACHED_CELLS", cells)
+    row = 4 * 8 * 8
+    for cells in (
+        1,
+        2 * row,
+        3 * row,
+        7 * row,
+        10**9,
+    ):  # a row, two and one, three; two chunks, all
+        monkeypatch.setitem(chunked.CELLS, "cpu", cells)
         y = scan.ssd(*inputs, chunk=8, reverse=reverse)
         results.append([y, *torch.autograd.grad(y, inputs, pull)])
     for other in results[1:]:
@@ -70,8 +80,33 @@ def test_backward_keeps_the_inputs_the_log_decays_and_one_state_a_chunk():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         scan.ssd(*inputs, chunk=8)
     made = [v for v in kept if all(v.data_ptr() != given.data_ptr() for given in inputs)]
-    states = 7 * [(3, 2, 5, 6)]  # batch, groups, d_state, rest
-    assert [tuple(v.shape) for v in made] == [(3, 50, 4), *states]
+    log_decays, *states = made
+    assert log_decays.shape == (3, 50, 4)
+    assert sum(len(v) for v in states) == 7
+    assert {tuple(v.shape[1:]) for v in states} == {(3, 2, 5, 6)}  # batch, groups, d_state, rest
+
+
+@pytest.mark.parametrize("form", ["ChunkedSSD", "ChunkedSelectiveScan"])
+def test_states_are_kept_only_where_a_backward_pass_may_follow(monkeypatch, form):
+    kept = []
+    function = getattr(chunked, form)
+
+    def run(*inputs):
+        kept.append(inputs[-1])
+        return function.apply(*inputs)
+
+    monkeypatch.setattr(scans, form, SimpleNamespace(apply=run))
+    x, dt, A, B, C, D = ssd_inputs()
+    if form == "ChunkedSSD":
+        call = partial(scan.ssd, x, dt)
+    else:
+        A, B, C, D = A[:, None] * torch.ones(5), B[:, :, 0], C[:, :, 0], D[:4]
+        call = partial(scan.selective_scan, x[..., 0], dt)
+    call(A, B, C, D)
+    with torch.no_grad():
+        call(A, B, C, D)
+    scan.ssd(*[v.detach() for v in ssd_inputs()])
+    assert kept[:2] == [True, False] and not any(kept[2:])
 
 
 def test_a_second_call_is_not_disturbed_by_the_buffers_of_the_first():

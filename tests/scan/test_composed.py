@@ -72,7 +72,7 @@ def test_weights_decays_and_skips_apart_are_a_sum_over_the_steps_before(length, 
         return torch.stack(ys, 1)
 
     def fast(**inputs):
-        return chunked.ChunkedSSD.apply(*inputs.values(), None, 16, reverse, strict)
+        return chunked.ChunkedSSD.apply(*inputs.values(), None, 16, reverse, strict, True)
 
     def plain(**inputs):
         return composed.weighted_chunks(*inputs.values(), None, 16, reverse, strict)
