@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..scan import is_followed, may_go_back, plain_backward
 from .layers import FeedForward, RMSNorm, check_tokens
 
 
 class Attend(nn.Module):
     """Average values with weights that queries and keys agree on; it has no parameters.
+
+    PyTorch's fused attention computes the average without storing the weights, which take memory
+    with the square of the tokens. `weights` computes them for who wants to read them; so does a
+    subclass with weights of its own, and a computation that PyTorch follows.
 
     Source: Vaswani et al. (2017), arXiv:1706.03762, equation 1.
     """
@@ -27,7 +33,11 @@ class Attend(nn.Module):
         -------
         Tensor, shape (batch, heads, tokens, head_dim)
         """
-        return self.weights(q, k, mask).to(v.dtype) @ v
+        if type(self) is not Attend or is_followed(q):
+            return _average(self.weights(q, k, mask), v)
+        if not may_go_back(q, k, v):
+            return _fused(q, k, v, mask)
+        return _FusedAttention.apply(q, k, v, mask)
 
     def weights(self, q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute how much each token looks at each other: softmax(q kᵀ / √head_dim).
@@ -48,6 +58,42 @@ class Attend(nn.Module):
             lowest = torch.finfo(scores.dtype).min
             scores = scores.masked_fill(~mask.bool()[:, None, None], lowest)
         return scores.softmax(-1)
+
+
+def _average(weights: Tensor, v: Tensor) -> Tensor:
+    return weights.to(v.dtype) @ v
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:  # as in `Attend.weights`: no NaN where a record has no valid token
+        mask = q.new_zeros(mask.shape).masked_fill(~mask.bool(), torch.finfo(q.dtype).min)
+        mask = mask[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """PyTorch's own, whose backward pass cannot be differentiated: that of the weights can."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, mask):
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+            y = _fused(*leaves, mask)
+        ctx.save_for_backward(q, k, v, mask)
+        ctx.inner = y, leaves
+        return y.detach()
+
+    @staticmethod
+    def backward(ctx, dy):
+        q, k, v, mask = ctx.saved_tensors
+        if torch.is_grad_enabled():  # asked for with create_graph=True
+            attend = Attend()
+
+            def plain(q, k, v):
+                return _average(attend.weights(q, k, mask), v)
+
+            return *plain_backward(plain, (q, k, v), dy), None
+        return *torch.autograd.grad(*ctx.inner, dy, retain_graph=True), None
 
 
 class SelfAttention(nn.Module):

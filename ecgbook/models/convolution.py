@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..scan import is_followed, plain_backward, without_autocast
 
-ROWS = 32  # steps that are multiplied at once on a CPU: their windows stay in the cache
+CELLS = 1_000_000  # values that are convolved at once on a CPU
+WINDOW_CELLS = 32_768  # and multiplied with the windows around them, which stay in the cache
 
 
 class DepthwiseConv(nn.Conv1d):
@@ -187,8 +188,8 @@ class _DepthwiseConv(torch.autograd.Function):
 
 
 def _rows(x: Tensor) -> list[slice]:
-    """Take a batch record by record on a CPU, and whole elsewhere."""
-    step = 1 if x.device.type == "cpu" else len(x)
+    """Take a batch some records at a time on a CPU, and whole elsewhere."""
+    step = max(1, CELLS // x[0].numel()) if x.device.type == "cpu" else len(x)
     return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
@@ -212,7 +213,9 @@ def _convolve(x, weight, bias, ahead):
 def _tap_products(x, dy, width, ahead):
     """Sum ``dy_t x_{t + ahead - width + 1 + k}`` over batch and time: (channels, width)."""
     exact = torch.promote_types(x.dtype, torch.float32)
-    rows = min(ROWS, x.shape[1]) if x.device.type == "cpu" else x.shape[1]
+    rows = x.shape[1]
+    if x.device.type == "cpu":
+        rows = min(max(1, WINDOW_CELLS // x.shape[2]), rows)
     sums = x.new_zeros(width, rows, x.shape[2], dtype=exact)
     for signal, pull in zip(x, dy, strict=True):
         for start in range(0, len(pull), rows):

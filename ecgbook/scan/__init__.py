@@ -2,6 +2,7 @@
 
 from .composed import is_followed, selective_scan_doubling, shift, ssd_chunks, without_autocast
 from .recurrences import (
+    may_go_back,
     plain_backward,
     segment_sum,
     selective_scan_recurrence,
@@ -32,6 +33,7 @@ __all__ = [
     "selective_scan",
     "ssd",
     "trapezoidal_scan",
+    "may_go_back",
     "plain_backward",
     "segment_sum",
     "selective_scan_recurrence",

@@ -172,6 +172,21 @@ def selective_scan_recurrence(
     return y if D is None else y + D * u
 
 
+def may_go_back(*inputs: Tensor | None) -> bool:
+    """Say whether a backward pass may follow; a `torch.autograd.Function` itself cannot tell.
+
+    Parameters
+    ----------
+    *inputs : Tensor or None
+        What it will be given.
+
+    Returns
+    -------
+    bool
+    """
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+
+
 def plain_backward(
     plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], dy: Tensor
 ) -> tuple[Tensor | None, ...]:

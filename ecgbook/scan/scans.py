@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ from .recurrences import (
     check_selective,
     check_ssd,
     check_trapezoidal,
+    may_go_back,
     segment_sum,
     selective_scan_recurrence,
     ssd_matrix,
@@ -99,7 +101,7 @@ def ssd(
     C: Tensor,
     D: Tensor | None = None,
     *,
-    chunk: int = SSD_CHUNK,
+    chunk: int | None = None,
     initial_state: Tensor | None = None,
     reverse: bool = False,
 ) -> Tensor:
@@ -117,9 +119,9 @@ def ssd(
         Input and output projections, dtype of `x`. Each group serves ``heads / groups`` heads.
     D : Tensor, shape (heads,), optional
         Skip connection, dtype of `dt`.
-    chunk : int
-        Steps that are computed together. It changes the speed and not the result; the kernels of
-        mamba-ssm choose their own.
+    chunk : int, optional
+        Steps that are computed together: about 64, or 32 where heads and states are small, if
+        omitted. It changes the speed and not the result; the kernels of mamba-ssm choose their own.
     initial_state : Tensor, shape (batch, heads, head_dim, d_state), optional
         State before the first step (after the last one, if `reverse`), dtype of `dt`.
     reverse : bool
@@ -136,15 +138,17 @@ def ssd(
         If a shape, dtype or device does not fit, naming what was found and what is wanted.
     """
     check_ssd(x, dt, A, B, C, D, initial_state)
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk={chunk} found, 1 or more wanted")
     if is_followed(x):
         options = {"initial_state": initial_state, "reverse": reverse}
-        return ssd_chunks(x, dt, A, B, C, D, chunk=chunk, **options)
+        return ssd_chunks(x, dt, A, B, C, D, chunk=chunk or SSD_CHUNK, **options)
     if backend(x.device, x.dtype).name == "mamba-ssm":
         return _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse)
+    if chunk is None:
+        chunk = _fast_chunk(x.shape[1], max(x.shape[-1], B.shape[-1]))
     skip = torch.zeros_like(dt) if D is None else D.expand_as(dt)
-    keep = _may_go_back(x, dt, A, B, C, D, initial_state)
+    keep = may_go_back(x, dt, A, B, C, D, initial_state)
     return ChunkedSSD.apply(x, dt, dt * A, B, C, skip, initial_state, chunk, reverse, False, keep)
 
 
@@ -158,7 +162,7 @@ def trapezoidal_scan(
     D: Tensor | None = None,
     *,
     mask: Tensor | None = None,
-    chunk: int = SSD_CHUNK,
+    chunk: int | None = None,
     reverse: bool = False,
 ) -> Tensor:
     """Compute Mamba-3's scan, the exponential-trapezoidal rule, in the chunks of Mamba-2's.
@@ -188,8 +192,8 @@ def trapezoidal_scan(
     mask : Tensor, shape (batch, length), bool, optional
         True where there is a token; everywhere, if omitted. The others are passed over: for the
         token behind a gap, the one before it is the one before the gap. Their output means nothing.
-    chunk : int
-        Steps that are computed together. It changes the speed and not the result.
+    chunk : int, optional
+        Steps that are computed together, as in `ssd`. It changes the speed and not the result.
     reverse : bool
         Scan from the last step to the first; nothing is flipped.
 
@@ -205,7 +209,7 @@ def trapezoidal_scan(
         If a shape, dtype or device does not fit, naming what was found and what is wanted.
     """
     check_trapezoidal(x, dt, A, share, B, C, D, mask)
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk={chunk} found, 1 or more wanted")
     if mask is not None:
         dt = dt.masked_fill(~mask[..., None], 0)
@@ -216,10 +220,12 @@ def trapezoidal_scan(
     seen = (C.to(dt.dtype) * B.to(dt.dtype)).sum(-1)  # (batch, length, groups)
     skip = now * seen.repeat_interleave(x.shape[2] // B.shape[2], dim=2)
     skip = skip if D is None else skip + D
-    inputs = x, now + later, dt * A, B, C, skip, None, chunk, reverse, True
+    given = x, now + later, dt * A, B, C, skip, None
     if is_followed(x):
-        return weighted_chunks(*inputs)
-    return ChunkedSSD.apply(*inputs, _may_go_back(x, dt, A, share, B, C, D))
+        return weighted_chunks(*given, chunk or SSD_CHUNK, reverse, True)
+    if chunk is None:
+        chunk = _fast_chunk(x.shape[1], max(x.shape[-1], B.shape[-1]))
+    return ChunkedSSD.apply(*given, chunk, reverse, True, may_go_back(*given))
 
 
 def selective_scan(
@@ -269,13 +275,18 @@ def selective_scan(
         return selective_scan_doubling(u, dt, A, B, C, D, reverse=reverse)
     if backend(u.device, u.dtype).name == "mamba-ssm":
         return _selective_kernel(u, dt, A, B, C, D, reverse)
-    keep = _may_go_back(u, dt, A, B, C, D)
+    keep = may_go_back(u, dt, A, B, C, D)
     return ChunkedSelectiveScan.apply(u, dt, A, B, C, D, chunk, reverse, keep)
 
 
-def _may_go_back(*inputs: Tensor | None) -> bool:
-    """Say whether a backward pass may follow; a `Function` itself does not know."""
-    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+def _fast_chunk(length: int, size: int) -> int:
+    """Choose steps for heads or states of a size; so that no rest is left, where that can be.
+
+    The work within a chunk grows with its steps, that between chunks with the square of the size.
+    """
+    wanted = SSD_CHUNK if size > SSD_CHUNK // 2 else SSD_CHUNK // 2
+    even = math.ceil(length / max(1, round(length / wanted)))
+    return wanted if length % even else even
 
 
 def _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse):

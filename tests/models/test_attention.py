@@ -58,6 +58,41 @@ def test_padding_changes_no_token_and_the_mask_is_why():
     assert (ours(x)[1:, :6] - alone).abs().max() > 1e-3
 
 
+def heads(dtype=torch.float64):
+    torch.manual_seed(2)
+    q, k, v, pull = torch.randn(4, 2, 3, 50, 8, dtype=dtype)
+    return [x.requires_grad_() for x in (q, k, v)], pull, some_tokens((50, 21))[1]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_fused_attention_is_the_average_with_the_weights(masked):
+    leaves, pull, mask = heads()
+    mask = mask if masked else None
+    q, k, v = leaves
+    found, wanted = Attend()(q, k, v, mask), Attend().weights(q, k, mask) @ v
+    with torch.no_grad():
+        torch.testing.assert_close(Attend()(q, k, v, mask), wanted, atol=1e-12, rtol=0)
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+    for a, b in zip(*(torch.autograd.grad(y, leaves, pull) for y in (found, wanted)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_second_derivatives_of_attention_are_right():
+    (q, k, v), _, _ = heads()
+    few = [x.detach()[:1, :1, :4, :2].requires_grad_() for x in (q, k, v)]
+    mask = torch.tensor([[True, True, True, False]])
+    assert torch.autograd.gradgradcheck(lambda q, k, v: Attend()(q, k, v, mask), few)
+
+
+def test_no_weights_are_stored(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the weights were computed")
+
+    monkeypatch.setattr(Attend, "weights", refuse)
+    (q, k, v), _, mask = heads()
+    torch.autograd.grad(Attend()(q, k, v, mask).sum(), (q, k, v))
+
+
 def test_a_record_without_signal_gives_no_nan():
     ours, (x, mask) = block(), some_tokens((9, 0))
     x.requires_grad_()

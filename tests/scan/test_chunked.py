@@ -70,6 +70,21 @@ def test_slicing_the_batch_of_a_selective_scan_changes_nothing(monkeypatch, reve
             assert (a - b).abs().max() <= 1e-12
 
 
+@pytest.mark.parametrize(
+    ("length", "size", "wanted"),
+    [
+        (170, 32, 34),  # five of them
+        (170, 33, 64),  # three of 57 would leave a rest all the same
+        (729, 128, 64),
+        (729, 32, 32),
+        (40, 64, 40),
+        (1, 64, 1),
+    ],
+)
+def test_chunks_are_even_where_they_can_be(length, size, wanted):
+    assert scans._fast_chunk(length, size) == wanted
+
+
 def test_backward_keeps_the_inputs_the_log_decays_and_one_state_a_chunk():
     inputs, kept = ssd_inputs(length=50), []
 
