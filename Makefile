@@ -35,6 +35,7 @@ mutate: setup ## break the package in a copy, mistake by mistake, and see that t
 # Other libraries, each in a folder of its own: where transformers finds mamba-ssm, it wants a GPU.
 ORACLE := $(BIN)/python -m pip install -q --no-deps --upgrade --target .oracles
 FETCH := curl -sSfL --create-dirs
+MAMBA3 := https://github.com/state-spaces/mamba/raw/e9594ce1c732d97440f0332fdc43170a2294dbfa
 oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compare with
 	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(ORACLE)/mamba_ssm --no-build-isolation \
 	    mamba-ssm==2.3.2.post1 einops==0.8.1
@@ -47,6 +48,8 @@ oracles: setup ## install what tests/test_parity.py and benchmarks/scan.py compa
 	    -o '.oracles/hydra/hydra/modules/#1.py'
 	$(FETCH) 'https://github.com/state-spaces/s4/raw/e757cef57d89e448c413de7325ed5601aceaac13/models/s4/{s4,s4d}.py' \
 	    -o '.oracles/s4/models/s4/#1.py'
+	$(FETCH) $(MAMBA3)/tests/ops/triton/test_mamba3_siso.py -o .oracles/mamba3/test_mamba3_siso.py
+	$(FETCH) $(MAMBA3)/mamba_ssm/modules/mamba3.py -o .oracles/mamba3/mamba3.py
 
 lint: setup ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # what editors complete; the same names as below
         Hydra,
         Mamba,
         Mamba2,
+        Mamba3,
     )
     from .storage import results
     from .training import Bundle, load
@@ -57,6 +58,7 @@ _HOMES = {
     "Hydra": "models",
     "Mamba": "models",
     "Mamba2": "models",
+    "Mamba3": "models",
     "S4D": "models",
     "Bundle": "training",
     "load": "training",
@@ -64,9 +66,9 @@ _HOMES = {
 }
 __all__ = [
     "Bidirectional", "Bundle", "CNNBaseline", "ECGVisionMamba", "EnhancedECGMamba2", "Hydra",
-    "Mamba", "Mamba2", "S4D", "attacks", "augment", "checks", "data", "explain", "export",
-    "labels", "ladder", "leads", "load", "metrics", "models", "plots", "records", "results",
-    "scan", "signals", "storage", "synthetic", "training",
+    "Mamba", "Mamba2", "Mamba3", "S4D", "attacks", "augment", "checks", "data", "explain",
+    "export", "labels", "ladder", "leads", "load", "metrics", "models", "plots", "records",
+    "results", "scan", "signals", "storage", "synthetic", "training",
 ]  # fmt: skip
 
 

@@ -123,6 +123,45 @@ def slow_shared_mamba2(p, h, n_groups=1):
     return slow_norm(gated, p["norm.weight"], n_groups) @ p["out_proj.weight"].T
 
 
+def slow_mamba3(p, h, n_groups=1):
+    """Follow the paper's complex recurrence: pairs of states are numbers, rotation is in alpha."""
+    heads, _, n = p["B_bias"].shape
+    d_inner, pairs, (batch, length) = p["out_proj.weight"].shape[1], n // 4, h.shape[:2]
+    sizes = [d_inner, d_inner, n_groups * n, n_groups * n, heads, heads, heads, pairs]
+    z, x, B, C, dt, rate, share, angle = (h @ p["in_proj.weight"].T).split(sizes, -1)
+    dt, share = slow_softplus(dt + p["dt_bias"]), 1 / (1 + torch.exp(-share))
+    A = -torch.where(rate < 0, 1 / (1 + rate.abs()), 1 + rate.abs()).clamp(min=1e-4)
+    x = x.reshape(batch, length, heads, -1)
+
+    def of_heads(v, norm, bias):
+        v = slow_norm(v.reshape(batch, length, n_groups, n), norm)
+        return v.repeat_interleave(heads // n_groups, 2) + bias[:, 0]
+
+    def numbers(v):  # (..., n) as pairs that turn, and those that do not: (..., n - pairs)
+        turning = torch.view_as_complex(v[..., : 2 * pairs].unflatten(-1, (-1, 2)).contiguous())
+        return torch.cat([turning, v[..., 2 * pairs :] + 0j], -1)
+
+    B = numbers(of_heads(B, p["B_norm.weight"], p["B_bias"]))
+    C = numbers(of_heads(C, p["C_norm.weight"], p["C_bias"]))
+    still = torch.zeros(batch, length, n - 2 * pairs, dtype=h.dtype)
+    speed = torch.cat([torch.pi * torch.tanh(angle), still], -1)
+    state = before = torch.zeros(batch, heads, x.shape[-1], B.shape[-1], dtype=B.dtype)
+    ys = []
+    for t in range(length):
+        step = dt[:, t, :, None, None]
+        alpha = torch.exp(step * A[:, t, :, None, None] - 1j * step * speed[:, t, None, None])
+        beta, gamma = (
+            (1 - share[:, t, :, None, None]) * step * alpha,
+            share[:, t, :, None, None] * step,
+        )
+        own = x[:, t, ..., None] * B[:, t, :, None]
+        state = alpha * state + beta * before + gamma * own
+        ys.append((state * C[:, t, :, None].conj()).sum(-1).real + p["D"][:, None] * x[:, t])
+        before = own
+    y = torch.stack(ys, 1).reshape(z.shape)
+    return (y * silu(z)) @ p["out_proj.weight"].T
+
+
 def check_same(module, fast, slow):
     """Compare two float64 results, and the gradients of every parameter that follow from them."""
     torch.testing.assert_close(fast, slow, atol=1e-11, rtol=1e-10)

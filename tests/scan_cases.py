@@ -23,6 +23,16 @@ def ssd_case(
     }
 
 
+def trapezoidal_case(length=20, seed=0, **sizes) -> dict[str, torch.Tensor]:
+    """Inputs of `ecgbook.scan.trapezoidal_scan` in float64: those of `ssd`, rates for each step."""
+    case = ssd_case(length=length, seed=seed, **sizes)
+    generator = torch.Generator().manual_seed(seed + 1000)
+    shape = case["dt"].shape
+    scatter = torch.rand(shape, dtype=torch.float64, generator=generator) + 0.5
+    share = torch.rand(shape, dtype=torch.float64, generator=generator)
+    return case | {"A": case["A"] * scatter, "share": share}
+
+
 def selective_case(batch=2, length=20, channels=6, d_state=4, dt_shift=0.0, seed=0):
     """Inputs of `ecgbook.scan.selective_scan` in float64."""
     generator = torch.Generator().manual_seed(seed)

@@ -44,6 +44,11 @@ def mamba_ssm() -> dict:
 
 
 @pytest.fixture(scope="module")
+def mamba3() -> dict:
+    return measured("mamba3", "mamba_ssm")
+
+
+@pytest.fixture(scope="module")
 def transformers() -> dict:
     return measured("transformers")
 
@@ -90,6 +95,21 @@ def test_the_mamba_2_layer_is_that_of_mamba_ssm_on_its_weights(mamba_ssm):
 
 def test_parameters_of_mamba_ssm_load_unchanged_and_go_back(mamba_ssm):
     assert "names" in mamba_ssm  # the script fails where a name or a shape differs
+
+
+@pytest.mark.parametrize("groups", ["1", "2"])
+@pytest.mark.parametrize("reference", ["step", "forward"])
+def test_rotation_and_trapezoidal_scan_are_the_references_of_mamba_3(mamba3, reference, groups):
+    found = mamba3["scan"][f"{reference}, {groups} groups"]
+    assert max(found["float32"].values()) < 1e-5, found["float32"]
+    if reference == "step":  # the other one turns by angles in float32
+        assert max(found["float64"].values()) < 1e-13, found["float64"]
+
+
+@pytest.mark.parametrize("groups", ["1", "2"])
+def test_the_mamba_3_layer_is_that_of_mamba_ssm_on_its_weights(mamba3, groups):
+    found = mamba3["layer"][groups]
+    assert max(found.values()) < 1e-5, found
 
 
 @pytest.mark.parametrize("layer", ["mamba", "mamba2", "mamba2, groups"])

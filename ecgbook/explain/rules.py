@@ -7,7 +7,7 @@ the bias times its gradient, and the sum of all relevance is the logit.
 Source: Jafari, Montavon, Müller and Eberle (2024), arXiv:2406.07592 (MambaLRP); Ali et al. (2022),
 arXiv:2202.07304 (normalization and attention); Achtibat et al. (2024), arXiv:2402.05602 (AttnLRP);
 Montavon et al. (2019), doi:10.1007/978-3-030-28954-6_10 (LRP-0 and gamma). The step from Mamba's
-scan to Mamba-2's is this book's.
+scan to those of Mamba-2 and Mamba-3 is this book's.
 """
 
 from __future__ import annotations
@@ -25,19 +25,24 @@ from ..models import (
     S4D,
     SSD,
     Attend,
+    DecayRate,
     DepthwiseConv,
     Gate,
     Hydra,
     LongConv,
     Mamba,
     Mamba2,
+    Mamba3,
     MaskedMean,
     RMSNorm,
+    Rotation,
     S4DKernel,
     Scale,
     SelectiveScan,
     SharedMamba2,
     Skip,
+    TrapezoidalScan,
+    TrapezoidShare,
     VisionMamba,
 )
 
@@ -129,6 +134,11 @@ def _skip(skip: Skip, x: Tensor, chosen: Tensor, D: Tensor) -> Tensor:
 def _scan(scan, x, dt, A, B, C, D=None, reverse=False) -> Tensor:
     chosen = (v.detach() for v in (dt, A, B, C))
     return plain(scan, x, *chosen, D, reverse)
+
+
+def _trapezoidal_scan(scan, x, dt, A, share, B, C, D=None, mask=None, reverse=False) -> Tensor:
+    chosen = (v.detach() for v in (dt, A, share, B, C))
+    return plain(scan, x, *chosen, D, mask, reverse)
 
 
 def _attend(attend: Attend, q, k, v, mask=None) -> Tensor:
@@ -233,6 +243,7 @@ MAMBA_LRP = Rules(
         Gate: _gate,
         SSD: _scan,
         SelectiveScan: _scan,
+        TrapezoidalScan: _trapezoidal_scan,
         Skip: _skip,
         nn.GLU: _glu,
         Attend: _attend,
@@ -245,11 +256,15 @@ MAMBA_LRP = Rules(
         nn.Identity: plain,
         Scale: plain,
         MaskedMean: plain,
-        # What follows acts inside the detached step sizes, or only holds parameters.
+        # What follows acts inside what the scans detach, or only holds parameters.
         nn.Softplus: plain,
+        DecayRate: plain,
+        TrapezoidShare: plain,
+        Rotation: plain,
         Mamba: plain,
         VisionMamba: plain,
         Mamba2: plain,
+        Mamba3: plain,
         SharedMamba2: plain,
         Hydra: plain,
         S4DKernel: plain,

@@ -24,22 +24,28 @@ from .layers import (
     Scale,
     SelectiveScan,
     Skip,
+    TrapezoidalScan,
     rms_norm,
 )
 from .mamba import Bidirectional, Mamba, Mamba2, SharedMamba2, Unidirectional
+from .mamba3 import DecayRate, Mamba3, Rotation, TrapezoidShare
 from .s4d import S4D, LongConv, S4DKernel
 from .vision_mamba import DIRECTIONS, VisionMamba, VisionMambaBlock
 
 __all__ = [
     "SSD",
+    "DecayRate",
     "FeedForward",
     "Gate",
     "MaskedBatchNorm1d",
     "MaskedMean",
     "RMSNorm",
+    "Rotation",
     "Scale",
     "SelectiveScan",
     "Skip",
+    "TrapezoidalScan",
+    "TrapezoidShare",
     "rms_norm",
     "DepthwiseConv",
     "causal_conv",
@@ -49,6 +55,7 @@ __all__ = [
     "Bidirectional",
     "Mamba",
     "Mamba2",
+    "Mamba3",
     "SharedMamba2",
     "Unidirectional",
     "Hydra",

@@ -378,6 +378,25 @@ class SSD(nn.Module):
         return scan.ssd(x, dt, A, B, C, D, reverse=reverse)
 
 
+class TrapezoidalScan(nn.Module):
+    """Mamba-3's scan as a layer without parameters: see `ecgbook.scan.trapezoidal_scan`."""
+
+    def forward(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        share: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None = None,
+        mask: Tensor | None = None,
+        reverse: bool = False,
+    ) -> Tensor:
+        """Scan ``x (batch, length, heads, head_dim)``; as for `ecgbook.scan.trapezoidal_scan`."""
+        return scan.trapezoidal_scan(x, dt, A, share, B, C, D, mask=mask, reverse=reverse)
+
+
 class SelectiveScan(nn.Module):
     """Mamba-1's scan as a layer without parameters: see `ecgbook.scan.selective_scan`."""
 

@@ -4,6 +4,7 @@ from .composed import (
     in_autocast,
     is_followed,
     selective_scan_doubling,
+    shift,
     ssd_chunks,
     without_autocast,
 )
@@ -14,13 +15,23 @@ from .recurrences import (
     selective_scan_recurrence,
     ssd_matrix,
     ssd_recurrence,
+    trapezoidal_recurrence,
 )
-from .scans import SELECTIVE_CHUNK, SSD_CHUNK, Backend, backend, selective_scan, ssd
+from .scans import (
+    SELECTIVE_CHUNK,
+    SSD_CHUNK,
+    Backend,
+    backend,
+    selective_scan,
+    ssd,
+    trapezoidal_scan,
+)
 
 __all__ = [
     "in_autocast",
     "is_followed",
     "selective_scan_doubling",
+    "shift",
     "ssd_chunks",
     "without_autocast",
     "SELECTIVE_CHUNK",
@@ -29,10 +40,12 @@ __all__ = [
     "backend",
     "selective_scan",
     "ssd",
+    "trapezoidal_scan",
     "may_go_back",
     "plain_backward",
     "segment_sum",
     "selective_scan_recurrence",
     "ssd_matrix",
     "ssd_recurrence",
+    "trapezoidal_recurrence",
 ]

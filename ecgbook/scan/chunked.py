@@ -5,20 +5,26 @@ keep only the states between chunks for the backward pass. It recomputes a chunk
 and never subtracts large numbers; no exponent is ever positive. Autocast is off inside: it would
 round sums of log decays, which are exponents.
 
+Mamba-2 and Mamba-3 share one scan, `ChunkedSSD`, to which a step's weight, log decay and skip are
+given apart: in Mamba-2 they are dt, dt A and D, and for Mamba-3's see `trapezoidal_scan`. If it is
+`strict`, a step reads what was written before it, and its own x through the skip alone.
+
 Code and papers (Mamba-2: Dao and Gu 2024, section 6; Mamba-1: Gu and Dao 2023, section 3):
 
 =========  =====================================================================================
 code       in the papers
 =========  =====================================================================================
 x, u       input; x (b, length, h, p) of Mamba-2, u (b, length, channels) of Mamba-1
-dt         step sizes, Delta: (b, length, h) and (b, length, channels)
-A          decay rates, negative: (h,), a number a head, and (channels, n)
+dt         step sizes, Delta: (b, length, channels) of Mamba-1
+A          decay rates, negative: (channels, n) of Mamba-1
 B, C       input and output projections: (b, length, g, n) and (b, length, n)
-D          skip connection: (h,) and (channels,)
-a          log decay of a step, dt A; the papers' A-bar is its exponential
+D          skip connection: (channels,) of Mamba-1
+w          weight of a step, how much of its x is written: (b, length, h); dt in Mamba-2
+a          log decay of a step: (b, length, h); dt A in Mamba-2, whose A-bar is its exponential
+skip       how much of its own x a step gets besides: (b, length, h); D in Mamba-2
 L          exp of the sums of a from step s to t: the 1-semiseparable mask
 G          C B^T, masked: how much step t asks for what step s wrote
-W          L * G * dt, D on the diagonal: the matrix M of "y = M x" within a chunk
+W          L * G * w, skip on the diagonal: the matrix M of "y = M x" within a chunk
 state      S, h: what the past has left, one for every border between chunks
 into       decay from the state before the chunk to a step; "out": from a step to the state behind
 near, far  the two parts of y: from steps of the chunk, and from the state before it
@@ -40,8 +46,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .composed import without_autocast
-from .recurrences import plain_backward, selective_scan_recurrence, ssd_recurrence
+from .composed import weighted_chunks, without_autocast
+from .recurrences import plain_backward, selective_scan_recurrence
 
 CELLS = {"cpu": 250_000, "other": 40_000_000}  # pairs of steps that `ChunkedSSD` takes at once
 CACHED_STATES = 200_000  # states of one step that `ChunkedSelectiveScan` computes at once there
@@ -86,71 +92,64 @@ def slices(batch: int, cells: int, limit: int, device: torch.device) -> list[sli
 
 
 class ChunkedSSD(torch.autograd.Function):
-    """Mamba-2's scan; arguments as of `ecgbook.scan.ssd`, in its order."""
+    """The scan of Mamba-2 and Mamba-3; arguments as of `weighted_chunks`, in its order."""
 
     @staticmethod
-    def forward(ctx, x, dt, A, B, C, D, initial_state, chunk, reverse, keep):
+    def forward(ctx, x, w, a, B, C, skip, initial_state, chunk, reverse, strict, keep):
         """Scan; where a backward pass may follow, keep the state before each chunk."""
-        work = _SSDChunks(x, dt, A, B, D, chunk, reverse)
+        work = _SSDChunks(x, w, B, chunk, reverse, strict)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         kept = []
         with without_autocast(x):
             for rows in work.rows:
-                blocks = work.blocks(rows, x, dt, B, C, y)
+                blocks = work.blocks(rows, x, w, a, B, C, skip, y)
                 states = work.start(blocks[0], initial_state, rows)
                 for block, following in zip(blocks, [*blocks[1:], None], strict=True):
                     behind = None if following is None else work.states(following)
                     work.forward(*block, states, behind)
                     kept += [states] * keep
                     states = behind
-        ctx.save_for_backward(x, dt, A, B, C, D, initial_state, *kept)
-        ctx.chunk, ctx.reverse = chunk, reverse
+        ctx.save_for_backward(x, w, a, B, C, skip, initial_state, *kept)
+        ctx.options = chunk, reverse, strict
         return y
 
     @staticmethod
     def backward(ctx, dy):
         """Go back block by block with the gradient of the state between them."""
-        x, dt, A, B, C, D, initial_state, *kept = ctx.saved_tensors
+        x, w, a, B, C, skip, initial_state, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():  # asked for with create_graph=True
-            scan = partial(_ssd_from, reverse=ctx.reverse)
-            inputs = x, dt, A, B, C, D, initial_state
-            return *plain_backward(scan, inputs, dy), None, None, None
-        work = _SSDChunks(x, dt, A, B, D, ctx.chunk, ctx.reverse)
-        dx, ddt, dB, dC = (torch.empty(v.shape, dtype=v.dtype, device=v.device)
-                           for v in (x, dt, B, C))  # fmt: skip
-        dA, dD, dstart = torch.zeros_like(A), torch.zeros_like(A), []
+            inputs = x, w, a, B, C, skip, initial_state
+            grads = plain_backward(lambda *v: weighted_chunks(*v, *ctx.options), inputs, dy)
+            return *grads, None, None, None, None
+        work = _SSDChunks(x, w, B, *ctx.options)
+        grads = [torch.empty(v.shape, dtype=v.dtype, device=v.device)
+                 for v in (x, w, a, B, C, skip)]  # fmt: skip
+        dstart = []
         with without_autocast(x):
             for rows in work.rows[::-1]:
-                blocks = work.blocks(rows, x, dt, B, C, dy, dx, ddt, dB, dC)
+                blocks = work.blocks(rows, x, w, a, B, C, skip, dy, *grads)
                 dstate = torch.zeros_like(kept[-1][0])
                 for block in blocks[::-1]:
-                    dA_part, dD_part, dstate = work.backward(*block, kept.pop(), dstate)
-                    dA += dA_part
-                    dD += dD_part
+                    dstate = work.backward(*block, kept.pop(), dstate)
                 dstart.append(dstate)
-        if D is None:
-            dD = None
         dinitial = None if initial_state is None else work.as_given(torch.cat(dstart[::-1]))
-        return dx, ddt, dA, dB, dC, dD, dinitial, None, None, None
-
-
-def _ssd_from(x, dt, A, B, C, D, initial_state, reverse):
-    return ssd_recurrence(x, dt, A, B, C, D, initial_state=initial_state, reverse=reverse)
+        return *grads, dinitial, None, None, None, None
 
 
 class _SSDChunks:
     """Some chunks at a time, in buffers that all of them share; states are (b, g, n, r p)."""
 
-    def __init__(self, x, dt, A, B, D, chunk, reverse):
+    def __init__(self, x, w, B, chunk, reverse, strict):
         (self.b, self.length, self.h, self.p), (self.g, self.n) = x.shape, B.shape[2:]
         self.r = self.h // self.g
-        self.A, self.D, self.reverse = A, D, reverse
-        self.low, self.exact = x.dtype, dt.dtype  # of matrix products and of everything else
+        self.like, self.reverse = w, reverse
+        self.low, self.exact = x.dtype, w.dtype  # of matrix products and of everything else
         self.q = min(chunk, self.length)
         self.chunks = -(-self.length // self.q)
         self.onward = -1 if reverse else 1
-        upto = dt.new_ones(self.q, self.q).tril()  # (t, s): 1 where s is t or before it
-        self.upto, self.buffers = upto.T if reverse else upto, {}
+        # (t, s): 1 where step t reads what step s wrote.
+        read = w.new_ones(self.q, self.q).tril(-1 if strict else 0)
+        self.read, self.buffers = read.T if reverse else read, {}
         cells, limit = self.h * self.q**2, CELLS["cpu" if x.device.type == "cpu" else "other"]
         self.rows = slices(self.b, cells, limit, x.device)
         self.at_once = max(1, limit // (cells * self.rows[0].stop))
@@ -169,7 +168,7 @@ class _SSDChunks:
 
     def states(self, block: list[Tensor]) -> Tensor:
         """Return room for the state before each chunk of a block: (c, b, g, n, r p)."""
-        return self.A.new_empty(*block[0].shape[:2], self.g, self.n, self.r * self.p)
+        return self.like.new_empty(*block[0].shape[:2], self.g, self.n, self.r * self.p)
 
     def start(self, block: list[Tensor], initial_state: Tensor | None, rows: slice) -> Tensor:
         """Return that of the first block, with the first state set."""
@@ -194,7 +193,7 @@ class _SSDChunks:
         """Return a shared buffer: memory that was just used is in the cache."""
         size = math.prod(shape)
         if name not in self.buffers or len(self.buffers[name]) < size:
-            self.buffers[name] = self.A.new_empty(size, dtype=dtype or self.exact)
+            self.buffers[name] = self.like.new_empty(size, dtype=dtype or self.exact)
         return self.buffers[name][:size].view(shape)
 
     def by_head(self, v: Tensor) -> Tensor:
@@ -216,47 +215,45 @@ class _SSDChunks:
         v = v.double()
         return v.cumsum(-1) if onward != self.reverse else v.flip(-1).cumsum(-1).flip(-1)
 
-    def within(self, dt, B, C):
+    def within(self, a, B, C):
         """Return what both passes need of chunks.
 
         The decay L (c b h q q) from step s to t, 1 where s is after t; from the state before the
         chunk to t (c b q h); from s to the state behind (c b q h); over the chunk (c b g 1 r 1); B
         and C (c b g, q, n); and G = C B^T, masked (c b g, q, q).
         """
-        c, b, q, h = dt.shape
-        a = (dt * self.A).transpose(2, 3)
-        sums = self.running(a) / math.log(2)  # (c b h q), from the chunk's start
+        c, b, q, _ = a.shape
+        sums = self.running(a.transpose(2, 3)) / math.log(2)  # (c b h q), from the chunk's start
         total = sums[..., :1] if self.reverse else sums[..., -1:]
-        L = torch.sub(sums[..., None], sums[..., None, :], out=self.room("L", c, b, h, q, q))
+        L = torch.sub(sums[..., None], sums[..., None, :], out=self.room("L", *sums.shape, q))
         L.clamp_(max=0).exp2_()
         into, out = (v.exp2().to(self.exact).transpose(2, 3) for v in (sums, total - sums))
         whole = total.exp2().to(self.exact).view(c, b, self.g, 1, self.r, 1)
         B, C = (v.transpose(2, 3).reshape(-1, q, self.n) for v in (B, C))
-        G = torch.bmm(C, B.transpose(1, 2)).mul_(self.upto[:q, :q])
+        G = torch.bmm(C, B.transpose(1, 2)).mul_(self.read[:q, :q])
         return L, into, out, whole, B, C, G
 
-    def mix(self, L, G):
-        """Return W (c b h, q, q) with ``y = W x`` within a chunk: L * G, D on the diagonal."""
+    def mix(self, L, G, skip):
+        """Return W (c b h, q, q) with ``y = W x`` within a chunk: L * G, skip on the diagonal."""
         c, b, h, q, _ = L.shape
         W = self.room("W", *L.shape, dtype=self.low)
         grouped = (c, b, self.g, self.r, q, q)
         torch.mul(L.view(grouped), G.view(c, b, self.g, 1, q, q), out=W.view(grouped))
-        if self.D is not None:
-            W.diagonal(0, -2, -1).add_(self.D[:, None])
+        W.diagonal(0, -2, -1).add_(skip.transpose(2, 3))
         return W.view(-1, q, q)
 
-    def forward(self, x, dt, B, C, y, states, behind):
+    def forward(self, x, w, a, B, C, skip, y, states, behind):
         """Write y (c b q h p), and the states after the first, up to the next block's first."""
         (c, b, q), (h, p, g, r, n) = x.shape[:3], (self.h, self.p, self.g, self.r, self.n)
-        L, into, out, whole, B, C, G = self.within(dt, B, C)
+        L, into, out, whole, B, C, G = self.within(a, B, C)
         # 1. What the steps of a chunk give each other.
-        W = self.mix(L.mul_(dt.transpose(2, 3)[..., None, :]), G)
+        W = self.mix(L.mul_(w.transpose(2, 3)[..., None, :]), G, skip)
         near = torch.bmm(W, self.by_head(x), out=self.room("near", c * b * h, q, p, dtype=self.low))
         # 2. What they leave behind, and 3. what is left there of the state before.
         slots = self.ordered(states) + ([] if behind is None else self.ordered(behind)[:1])
         if len(slots) > 1:
             fed = self.room("fed", *x.shape, dtype=self.low)
-            torch.mul(x, (dt * out)[..., None], out=fed)
+            torch.mul(x, (w * out)[..., None], out=fed)
             left = self.room("left", c * b * g, n, r * p, dtype=self.low)
             left = torch.bmm(B.transpose(1, 2), self.by_group(fed), out=left).to(self.exact)
             left, kept = (self.ordered(v) for v in (left.view(c, b, g, n, r, p), whole))
@@ -268,29 +265,29 @@ class _SSDChunks:
         torch.mul(self.by_step(far, c), into[..., None], out=y)
         y += near.view(c, b, h, q, p).transpose(2, 3)
 
-    def backward(self, x, dt, B, C, dy, dx, ddt, dB, dC, states, dstate):
-        """Write the gradients; return those of A and D, and turn `dstate` into that before."""
+    def backward(self, x, w, a, B, C, skip, dy, dx, dw, da, dB, dC, dskip, states, dstate):
+        """Write the gradients, and return that of the state before for that behind, `dstate`."""
         (c, b, q), (h, p, g, r, n) = x.shape[:3], (self.h, self.p, self.g, self.r, self.n)
         exact, low = self.exact, self.low
-        L, into, out, whole, B, C, G = self.within(dt, B, C)
+        L, into, out, whole, B, C, G = self.within(a, B, C)
         grouped = (c, b, g, r, q, q)
 
         # Within a chunk: y_t = sum over s of W_ts x_s.
         Y, X_t = self.by_head(dy), self.by_head(x).transpose(1, 2)
         dW = torch.bmm(Y, X_t, out=self.room("dW", c * b * h, q, q, dtype=low)).view(L.shape)
-        dD = dW.diagonal(0, -2, -1).sum((0, 1, 3), dtype=exact)
-        steps = dt.transpose(2, 3)[..., None, :]
-        stepped = torch.mul(L, steps, out=self.room("stepped", *L.shape))
-        W = self.mix(stepped, G)
+        dskip.copy_(dW.diagonal(0, -2, -1).transpose(2, 3))
+        weights = w.transpose(2, 3)[..., None, :]
+        weighted = torch.mul(L, weights, out=self.room("weighted", *L.shape))
+        W = self.mix(weighted, G, skip)
         near = torch.bmm(W.transpose(1, 2), Y, out=self.room("near", c * b * h, q, p, dtype=low))
-        dG = stepped.mul_(dW).view(grouped).sum(3).mul_(self.upto[:q, :q]).view(-1, q, q).to(low)
+        dG = weighted.mul_(dW).view(grouped).sum(3).mul_(self.read[:q, :q]).view(-1, q, q).to(low)
         G = G.view(c, b, g, 1, q, q)
-        pairs = stepped.view(grouped).mul_(G).view(L.shape)
+        pairs = weighted.view(grouped).mul_(G).view(L.shape)
         alone = L.mul_(dW).view(grouped).mul_(G).view(L.shape).sum(3)
 
-        # Through the states: y_t += into_t S^T C_t, and dt_s out_s x_s B_s^T is fed to the next.
+        # Through the states: y_t += into_t S^T C_t, and w_s out_s x_s B_s^T is fed to the next.
         seen = torch.mul(dy, into[..., None], out=self.room("seen", *x.shape, dtype=low))
-        fed = torch.mul(x, (dt * out)[..., None], out=self.room("fed", *x.shape, dtype=low))
+        fed = torch.mul(x, (w * out)[..., None], out=self.room("fed", *x.shape, dtype=low))
         pulled, fed = self.by_group(seen), self.by_group(fed)
         asked = self.room("left", c * b * g, n, r * p, dtype=low)
         asked = torch.bmm(C.transpose(1, 2), pulled, out=asked).to(exact).view(c, b, g, n, r, p)
@@ -320,14 +317,14 @@ class _SSDChunks:
         # (t, s), with the other sign in all pairs (s, t), in what enters at t and leaves at t, and
         # of the sum over the chunk.
         dsums = pairs.sum(4, dtype=torch.double) - pairs.sum(3, dtype=torch.double)  # (c b h q)
-        left = leave * dt
+        left = leave * w
         dsums += (enter - left).transpose(2, 3)
-        da = self.running(dsums, onward=False).to(exact).transpose(2, 3)
-        da = da + left.sum(2, keepdim=True) + dwhole
-        torch.mul(far, dt[..., None].to(low), out=dx)
+        sums = self.running(dsums, onward=False).to(exact).transpose(2, 3)
+        da.copy_(sums + left.sum(2, keepdim=True) + dwhole)
+        torch.mul(far, w[..., None].to(low), out=dx)
         dx += near.view(c, b, h, q, p).transpose(2, 3)
-        ddt.copy_(alone.transpose(2, 3) + leave + da * self.A)
-        return (da * dt).sum((0, 1, 2)), dD, dstate
+        dw.copy_(alone.transpose(2, 3) + leave)
+        return dstate
 
 
 class ChunkedSelectiveScan(torch.autograd.Function):

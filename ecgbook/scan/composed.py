@@ -114,27 +114,64 @@ def ssd_chunks(
         In the dtype of `x`; computed in that of `dt`.
     """
     check_ssd(x, dt, A, B, C, D, initial_state)
+    skip = torch.zeros_like(dt) if D is None else D.expand_as(dt)
+    return weighted_chunks(x, dt, dt * A, B, C, skip, initial_state, chunk, reverse, False)
+
+
+def weighted_chunks(
+    x: Tensor,
+    w: Tensor,
+    a: Tensor,
+    B: Tensor,
+    C: Tensor,
+    skip: Tensor,
+    initial_state: Tensor | None,
+    chunk: int,
+    reverse: bool,
+    strict: bool,
+) -> Tensor:
+    """Compute `ssd_chunks` with weight, log decay and skip of each step given apart.
+
+    ``S_t = exp(a_t) S_{t-1} + w_t x_t B_t^T`` and ``y_t = S_t C_t + skip_t x_t``. If `strict`, a
+    step reads what was there before it wrote: ``y_t = exp(a_t) S_{t-1} C_t + skip_t x_t``.
+
+    Parameters
+    ----------
+    x, B, C, initial_state, chunk, reverse
+        As for `ecgbook.scan.ssd`, and not checked.
+    w, a, skip : Tensor, shape (batch, length, heads)
+        Weights; log decays, which are not positive; and how much of its own input a step gets
+        besides. All of one dtype, that of `x` or a finer one.
+    strict : bool
+
+    Returns
+    -------
+    Tensor, shape (batch, length, heads, head_dim)
+        In the dtype of `x`; computed in that of `w`.
+    """
     if reverse:  # time runs backward: turn it around, and the result back
-        turned = (v.flip(1) for v in (x, dt))
-        options = {"chunk": chunk, "initial_state": initial_state}
-        return ssd_chunks(*turned, A, B.flip(1), C.flip(1), D, **options).flip(1)
+        turned = (v.flip(1) for v in (x, w, a, B, C, skip))
+        return weighted_chunks(*turned, initial_state, chunk, False, strict).flip(1)
     batch, length, heads, head_dim = x.shape
-    u, B, C = (v.to(dt.dtype) for v in (x, B, C))
+    u, B, C = (v.to(w.dtype) for v in (x, B, C))
     B, C = (v.repeat_interleave(heads // v.shape[2], dim=2) for v in (B, C))
-    # Fill the last chunk with steps of length zero, cut time into chunks: (b, c, q, h, ...).
+    # Fill the last chunk with steps of weight zero, cut time into chunks: (b, c, q, h, ...).
     chunks = (length + chunk - 1) // chunk
     fed, a, B, C = (
         F.pad(v, (0, 0) * (v.ndim - 2) + (0, chunks * chunk - length)).reshape(
             batch, chunks, chunk, *v.shape[2:]
         )
-        for v in (dt[..., None] * u, dt * A, B, C)
+        for v in (w[..., None] * u, a, B, C)
     )
     a = a.permute(0, 3, 1, 2)  # log decays (b, h, c, q)
     L = segment_sum(a).exp()  # from step s to step t of a chunk (b, h, c, q, q)
 
     # 1. What the steps of a chunk give each other.
     near = torch.einsum(
-        "bctsh,bhcts,bcshp->bcthp", torch.einsum("bcthn,bcshn->bctsh", C, B), L, fed
+        "bctsh,bhcts,bcshp->bcthp",
+        torch.einsum("bcthn,bcshn->bctsh", C, B),
+        L.tril(-1) if strict else L,
+        fed,
     )
     # 2. What the steps of a chunk leave behind it.
     left = torch.einsum("bcshn,bhcs,bcshp->bchpn", B, L[..., -1, :], fed)
@@ -147,8 +184,35 @@ def ssd_chunks(
     far = torch.einsum("bcthn,bchpn,bhct->bcthp", C, before, a.cumsum(-1).exp())
 
     y = (near + far).flatten(1, 2)[:, :length]
-    y = y if D is None else y + D[:, None] * u
-    return y.to(x.dtype)
+    return (y + skip[..., None] * u).to(x.dtype)
+
+
+def shift(v: Tensor, mask: Tensor | None = None, *, reverse: bool = False) -> Tensor:
+    """Hand each token what the one before it has; tokens outside a mask are passed over.
+
+    Parameters
+    ----------
+    v : Tensor, shape (batch, length, ...)
+    mask : Tensor, shape (batch, length), bool, optional
+        True where there is a token; everywhere, if omitted.
+    reverse : bool
+        What the token after it has.
+
+    Returns
+    -------
+    Tensor, shape of `v`
+        Zeros where there is no such token.
+    """
+    ends = (0, 0) * (v.ndim - 2)
+    if mask is None:
+        return F.pad(v[:, 1:], (*ends, 0, 1)) if reverse else F.pad(v[:, :-1], (*ends, 1, 0))
+    number = mask.cumsum(1)  # of the tokens in the mask, counted from 1
+    one = mask.to(number.dtype)
+    place = torch.arange(1, mask.shape[1] + 1, device=mask.device) * one
+    place = F.pad(torch.zeros_like(number), (1, 1)).scatter(1, number * one, place)  # of a number
+    found = place.gather(1, number + 1 if reverse else number - one)
+    found = found.view(*found.shape, *[1] * (v.ndim - 2)).expand_as(v)
+    return F.pad(v, (*ends, 1, 0)).gather(1, found)  # place 0, of no token, holds zeros
 
 
 def selective_scan_doubling(

@@ -1,7 +1,7 @@
 """State-space scans as their equations say them: slow, plain, and the measure of the fast forms.
 
-Source: T. Dao and A. Gu (2024), arXiv:2405.21060 (Mamba-2); A. Gu and T. Dao (2023),
-arXiv:2312.00752 (Mamba-1).
+Source: T. Dao and A. Gu (2024), arXiv:2405.21060 (Mamba-2); A. Lahoti et al. (2026),
+arXiv:2603.15569 (Mamba-3); A. Gu and T. Dao (2023), arXiv:2312.00752 (Mamba-1).
 """
 
 from __future__ import annotations
@@ -93,6 +93,51 @@ def segment_sum(a: Tensor) -> Tensor:
     return sums.masked_fill(after.T, -torch.inf)
 
 
+def trapezoidal_recurrence(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    share: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    reverse: bool = False,
+) -> Tensor:
+    """Follow Mamba-3's recurrence one step at a time.
+
+    ``S_t = exp(dt_t A_t) (S_{t-1} + (1 - share_t) dt_t x_{t-1} B_{t-1}^T) + share_t dt_t x_t
+    B_t^T`` and ``y_t = S_t C_t + D x_t``, with nothing before the first token.
+
+    Parameters
+    ----------
+    x, dt, A, share, B, C, D, mask, reverse
+        As for `ecgbook.scan.trapezoidal_scan`, and so are the errors.
+
+    Returns
+    -------
+    Tensor, shape (batch, length, heads, head_dim)
+    """
+    check_trapezoidal(x, dt, A, share, B, C, D, mask)
+    batch, length, heads, head_dim = x.shape
+    B, C = (v.repeat_interleave(heads // v.shape[2], dim=2) for v in (B, C))
+    state = before = x.new_zeros(batch, heads, head_dim, B.shape[-1])
+    ys = [x[:, 0]] * length
+    for t in reversed(range(length)) if reverse else range(length):
+        step, part = dt[:, t, :, None, None], share[:, t, :, None, None]
+        own = x[:, t, :, :, None] * B[:, t, :, None]
+        moved = torch.exp(step * A[:, t, :, None, None]) * (state + (1 - part) * step * before)
+        moved = moved + part * step * own
+        if mask is not None:  # elsewhere the state stands still, and so does the left end
+            inside = mask[:, t, None, None, None]
+            moved, own = torch.where(inside, moved, state), torch.where(inside, own, before)
+        state, before = moved, own
+        ys[t] = (state @ C[:, t, :, :, None])[..., 0]
+    y = torch.stack(ys, dim=1)
+    return y if D is None else y + D[:, None] * x
+
+
 def selective_scan_recurrence(
     u: Tensor,
     dt: Tensor,
@@ -177,7 +222,7 @@ def check_ssd(x, dt, A, B, C, D, initial_state) -> None:
     Parameters
     ----------
     x, dt, A, B, C, D, initial_state
-        As for `ecgbook.scan.ssd`.
+        As for `ecgbook.scan.ssd`; A may be missing.
 
     Raises
     ------
@@ -213,6 +258,29 @@ def check_ssd(x, dt, A, B, C, D, initial_state) -> None:
     _check_kinds("dt", dt, A=A, D=D, initial_state=initial_state)
 
 
+def check_trapezoidal(x, dt, A, share, B, C, D, mask) -> None:
+    """Check shapes, dtypes and devices of the inputs of Mamba-3's scan.
+
+    Parameters
+    ----------
+    x, dt, A, share, B, C, D, mask
+        As for `ecgbook.scan.trapezoidal_scan`.
+
+    Raises
+    ------
+    ValueError
+        Naming the tensor, what was found and what is wanted.
+    """
+    check_ssd(x, dt, None, B, C, D, None)
+    _check_shapes(A=(A, dt.shape), share=(share, dt.shape), mask=(mask, dt.shape[:2]))
+    _check_kinds("dt", dt, A=A, share=share)
+    if mask is not None and (mask.dtype, mask.device) != (torch.bool, x.device):
+        raise ValueError(
+            f"mask of {mask.dtype} on {mask.device} found, torch.bool on {x.device} wanted; "
+            "convert it with mask.bool().to(x.device)"
+        )
+
+
 def check_selective(u, dt, A, B, C, D) -> None:
     """Check shapes, dtypes and devices of the inputs of Mamba-1's scan.
 
@@ -246,7 +314,7 @@ def check_selective(u, dt, A, B, C, D) -> None:
 def _check_shapes(**wanted: tuple[Tensor | None, tuple[int, ...]]) -> None:
     for name, (tensor, shape) in wanted.items():
         if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name} of shape {tuple(tensor.shape)} found, {shape} wanted")
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} found, {tuple(shape)} wanted")
 
 
 def _check_kinds(like: str, pattern: Tensor, **others: Tensor | None) -> None:

@@ -1,14 +1,14 @@
 """State-space scans as pure functions, fast on a CPU in plain PyTorch.
 
-Mamba-2's scan (`ssd`) and Mamba-1's (`selective_scan`) are linear recurrences whose coefficients
-depend on the input. Both go through the sequence chunk by chunk, so that temporaries stay in the
-cache, and have a backward pass of their own: it adds masked terms and never subtracts large
-numbers, and no exponent is ever positive. While PyTorch compiles, exports or transforms what is
-computed, both take the plain forms of `ecgbook.scan.composed`. `ecgbook.scan` has the equations
-that all of them equal.
+The scans of Mamba-2 (`ssd`), Mamba-3 (`trapezoidal_scan`) and Mamba-1 (`selective_scan`) are linear
+recurrences whose coefficients depend on the input. They go through the sequence chunk by chunk, so
+that temporaries stay in the cache, and have a backward pass of their own: it adds masked terms and
+never subtracts large numbers, and no exponent is ever positive. While PyTorch compiles, exports or
+transforms what is computed, they take the plain forms of `ecgbook.scan.composed`. `ecgbook.scan`
+has the equations that all of them equal.
 
-Source: T. Dao and A. Gu (2024), arXiv:2405.21060 (`ssd`); A. Gu and T. Dao (2023),
-arXiv:2312.00752 (`selective_scan`).
+Source: T. Dao and A. Gu (2024), arXiv:2405.21060 (`ssd`); A. Lahoti et al. (2026),
+arXiv:2603.15569 (`trapezoidal_scan`); A. Gu and T. Dao (2023), arXiv:2312.00752 (`selective_scan`).
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ import torch
 from torch import Tensor
 
 from .chunked import ChunkedSelectiveScan, ChunkedSSD
-from .composed import is_followed, selective_scan_doubling, ssd_chunks
+from .composed import is_followed, selective_scan_doubling, shift, ssd_chunks, weighted_chunks
 from .recurrences import (
     check_selective,
     check_ssd,
+    check_trapezoidal,
     may_go_back,
     segment_sum,
     selective_scan_recurrence,
     ssd_matrix,
     ssd_recurrence,
+    trapezoidal_recurrence,
 )
 
 __all__ = [
     "Backend", "backend", "segment_sum", "selective_scan", "selective_scan_recurrence", "ssd",
-    "ssd_matrix", "ssd_recurrence",
+    "ssd_matrix", "ssd_recurrence", "trapezoidal_recurrence", "trapezoidal_scan",
 ]  # fmt: skip
 
 SSD_CHUNK = 64
@@ -129,8 +131,7 @@ def ssd(
     Returns
     -------
     Tensor, shape (batch, length, heads, head_dim)
-        In the dtype of `x`. A second derivative goes through the plain recurrence, and takes
-        its time.
+        In the dtype of `x`. A second derivative goes through `ssd_chunks`, and takes its memory.
 
     Raises
     ------
@@ -147,8 +148,85 @@ def ssd(
         return _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse)
     if chunk is None:
         chunk = _fast_chunk(x.shape[1], max(x.shape[-1], B.shape[-1]))
+    skip = torch.zeros_like(dt) if D is None else D.expand_as(dt)
     keep = may_go_back(x, dt, A, B, C, D, initial_state)
-    return ChunkedSSD.apply(x, dt, A, B, C, D, initial_state, chunk, reverse, keep)
+    return ChunkedSSD.apply(x, dt, dt * A, B, C, skip, initial_state, chunk, reverse, False, keep)
+
+
+def trapezoidal_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    share: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    chunk: int | None = None,
+    reverse: bool = False,
+) -> Tensor:
+    """Compute Mamba-3's scan, the exponential-trapezoidal rule, in the chunks of Mamba-2's.
+
+    A step writes a part of its own token and, decayed, a part of the one before. So a token is
+    written twice, and its own output sees the first time only:
+
+    ``y_t = sum over s < t of exp(sum of dt_r A_r over s < r <= t) w_s (C_t . B_s) x_s
+    + (share_t dt_t (C_t . B_t) + D) x_t`` with ``w_s = share_s dt_s + (1 - share_{s+1}) dt_{s+1}``.
+
+    A share of 1 is Mamba-2's rule, 1/2 the trapezoidal rule of numerical integration.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, length, heads, head_dim)
+        Input; float64, float32, float16 or bfloat16. Any length.
+    dt : Tensor, shape (batch, length, heads)
+        Step sizes, positive; dtype of `x` or a finer one, float32 where `x` is in half precision.
+    A : Tensor, shape (batch, length, heads)
+        Decay rates, negative, one for each step; dtype of `dt`.
+    share : Tensor, shape (batch, length, heads)
+        Lambda in the paper, from 0 to 1: what of a step its own token gets; dtype of `dt`.
+    B, C : Tensor, shape (batch, length, groups, d_state)
+        Input and output projections, dtype of `x`. Each group serves ``heads / groups`` heads.
+    D : Tensor, shape (heads,), optional
+        Skip connection, dtype of `dt`.
+    mask : Tensor, shape (batch, length), bool, optional
+        True where there is a token; everywhere, if omitted. The others are passed over: for the
+        token behind a gap, the one before it is the one before the gap. Their output means nothing.
+    chunk : int, optional
+        Steps that are computed together, as in `ssd`. It changes the speed and not the result.
+    reverse : bool
+        Scan from the last step to the first; nothing is flipped.
+
+    Returns
+    -------
+    Tensor, shape (batch, length, heads, head_dim)
+        In the dtype of `x`, in plain PyTorch on every device. A second derivative goes through
+        `weighted_chunks`, and takes its memory.
+
+    Raises
+    ------
+    ValueError
+        If a shape, dtype or device does not fit, naming what was found and what is wanted.
+    """
+    check_trapezoidal(x, dt, A, share, B, C, D, mask)
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk={chunk} found, 1 or more wanted")
+    if mask is not None:
+        dt = dt.masked_fill(~mask[..., None], 0)
+    now = share * dt
+    later = shift((1 - share) * dt, mask, reverse=not reverse)  # the next step's part
+    if mask is not None:
+        later = later.masked_fill(~mask[..., None], 0)
+    seen = (C.to(dt.dtype) * B.to(dt.dtype)).sum(-1)  # (batch, length, groups)
+    skip = now * seen.repeat_interleave(x.shape[2] // B.shape[2], dim=2)
+    skip = skip if D is None else skip + D
+    given = x, now + later, dt * A, B, C, skip, None
+    if is_followed(x):
+        return weighted_chunks(*given, chunk or SSD_CHUNK, reverse, True)
+    if chunk is None:
+        chunk = _fast_chunk(x.shape[1], max(x.shape[-1], B.shape[-1]))
+    return ChunkedSSD.apply(*given, chunk, reverse, True, may_go_back(*given))
 
 
 def selective_scan(

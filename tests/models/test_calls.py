@@ -22,6 +22,7 @@ from ecgbook.models import (
     Hydra,
     Mamba,
     Mamba2,
+    Mamba3,
     SelfAttention,
     SharedMamba2,
     TokenClassifier,
@@ -33,6 +34,7 @@ SMALL = {"d_state": 4, "head_dim": 8}
 LAYERS = {
     "Mamba": lambda: Mamba(16, d_state=4),
     "Mamba2": lambda: Mamba2(16, **SMALL),
+    "Mamba3": lambda: Mamba3(16, **SMALL),
     "SharedMamba2": lambda: SharedMamba2(16, **SMALL),
     "Hydra": lambda: Hydra(16, **SMALL),
     "S4D": lambda: S4D(16, d_state=4),

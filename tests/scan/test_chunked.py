@@ -85,7 +85,7 @@ def test_chunks_are_even_where_they_can_be(length, size, wanted):
     assert scans._fast_chunk(length, size) == wanted
 
 
-def test_backward_keeps_the_inputs_and_one_state_a_chunk():
+def test_backward_keeps_the_inputs_the_log_decays_and_one_state_a_chunk():
     inputs, kept = ssd_inputs(length=50), []
 
     def pack(tensor):
@@ -94,7 +94,9 @@ def test_backward_keeps_the_inputs_and_one_state_a_chunk():
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         scan.ssd(*inputs, chunk=8)
-    states = [v for v in kept if all(v.data_ptr() != given.data_ptr() for given in inputs)]
+    made = [v for v in kept if all(v.data_ptr() != given.data_ptr() for given in inputs)]
+    log_decays, *states = made
+    assert log_decays.shape == (3, 50, 4)
     assert sum(len(v) for v in states) == 7
     assert {tuple(v.shape[1:]) for v in states} == {(3, 2, 5, 6)}  # batch, groups, d_state, rest
 

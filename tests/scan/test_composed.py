@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from scan_cases import errors, gradients, trapezoidal_case
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ecgbook import scan
-from ecgbook.scan import composed
+from ecgbook.scan import chunked, composed
 
 
 def ssd_inputs(length, groups=2, dtype=torch.float64):
@@ -49,6 +50,55 @@ def test_doubling_is_the_recurrence(length, reverse):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("strict", [False, True], ids=["inclusive", "strict"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("length", [2, 16, 35])
+def test_weights_decays_and_skips_apart_are_a_sum_over_the_steps_before(length, reverse, strict):
+    case = trapezoidal_case(length, groups=2)
+    w, a, skip = case["share"] - 0.5, case["dt"] * case["A"], case["share"]
+    inputs = {"x": case["x"], "w": w, "a": a, "B": case["B"], "C": case["C"], "skip": skip}
+
+    def by_sums(x, w, a, B, C, skip):
+        ys = [skip[:, t, :, None] * x[:, t] for t in range(length)]
+        each = x.shape[2] // B.shape[2]
+        for t in range(length):
+            for s in range(t, length) if reverse else range(t + 1):
+                if strict and s == t:
+                    continue
+                between = slice(t, s) if reverse else slice(s + 1, t + 1)
+                read = (C[:, t] * B[:, s]).sum(-1).repeat_interleave(each, 1)
+                weight = a[:, between].sum(1).exp() * w[:, s] * read
+                ys[t] = ys[t] + weight[..., None] * x[:, s]
+        return torch.stack(ys, 1)
+
+    def fast(**inputs):
+        return chunked.ChunkedSSD.apply(*inputs.values(), None, 16, reverse, strict, True)
+
+    def plain(**inputs):
+        return composed.weighted_chunks(*inputs.values(), None, 16, reverse, strict)
+
+    wanted = gradients(by_sums, inputs)
+    for form in (fast, plain):
+        assert max(errors(gradients(form, inputs), wanted).values()) < 1e-12
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_a_shift_hands_on_what_the_token_before_in_the_mask_has(shape, reverse):
+    g = torch.Generator().manual_seed(0)
+    v = torch.randn(6, 9, *shape, generator=g)
+    mask = torch.rand(6, 9, generator=g) > 0.4
+    mask[0], mask[1] = False, True
+    found = scan.shift(v, mask, reverse=reverse)
+    for row in range(6):
+        for t in range(9):
+            others = range(t + 1, 9) if reverse else range(t)
+            inside = [s for s in others if mask[row, s]]
+            wanted = v[row, inside[0 if reverse else -1]] if inside else torch.zeros(shape)
+            assert torch.equal(found[row, t], wanted), (row, t)
+    assert torch.equal(scan.shift(v, reverse=reverse)[1], found[1])
+
+
 def test_no_exponent_overflows_and_half_precision_stays_finite():
     (x, dt, A, B, C, D), _ = ssd_inputs(200, dtype=torch.float32)
     steep = scan.ssd_chunks(x, 50 * dt, 20 * A, B, C, D)
@@ -71,7 +121,7 @@ def test_both_are_refused_what_the_scans_are():
 def called(monkeypatch):
     """The plain forms that `ecgbook.scan` has run."""
     names = []
-    for name in ("ssd_chunks", "selective_scan_doubling"):
+    for name in ("ssd_chunks", "weighted_chunks", "selective_scan_doubling"):
         form = getattr(composed, name)
 
         def noted(*args, _form=form, _name=name, **options):
@@ -98,7 +148,10 @@ def test_the_plain_forms_stand_in_where_a_computation_is_followed(called, way):
     FOLLOWED[way](lambda x: scan.ssd(x, dt, A, B, C, D), x)
     u, *others = (v[:1] if v.ndim == 3 else v for v in selective_inputs(20))
     FOLLOWED[way](lambda u: scan.selective_scan(u, *others), u)
-    assert called == ["ssd_chunks", "selective_scan_doubling"]
+    case = {name: v[:1] if v.ndim > 2 else v for name, v in trapezoidal_case().items()}
+    x, mask = case.pop("x"), torch.arange(20)[None] % 3 > 0
+    FOLLOWED[way](lambda x: scan.trapezoidal_scan(x, **case, mask=mask), x)
+    assert called == ["ssd_chunks", "selective_scan_doubling", "weighted_chunks"]
 
 
 def test_what_only_runs_takes_the_fast_form(called):
@@ -107,6 +160,7 @@ def test_what_only_runs_takes_the_fast_form(called):
     with torch.inference_mode():
         scan.ssd(x, *rest)
         scan.selective_scan(*selective_inputs(20))
+        scan.trapezoidal_scan(**trapezoidal_case())
     assert not called
 
 

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from scan_cases import selective_case, ssd_case
+from scan_cases import selective_case, ssd_case, trapezoidal_case
 
-from ecgbook.scan import segment_sum, selective_scan_recurrence, ssd_matrix, ssd_recurrence
+from ecgbook.scan import (
+    segment_sum,
+    selective_scan_recurrence,
+    ssd_matrix,
+    ssd_recurrence,
+    trapezoidal_recurrence,
+)
 
 SSD_FORMS = pytest.mark.parametrize("form", [ssd_recurrence, ssd_matrix])
 
@@ -75,10 +81,34 @@ def over_time(case):
     return {name: v.flip(1) if v.ndim > 2 else v for name, v in case.items()}
 
 
+def test_the_trapezoidal_rule_over_three_steps_is_what_a_hand_computes():
+    # One number as state; at rates of ln 2 and ln 4, steps of 1, 2 and 1 halve, sixteenth, halve.
+    def row(*values):
+        return torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1)
+
+    x, dt, share = row(1, 2, 4), row(1, 2, 1)[..., 0], row(0.5, 0.75, 0)[..., 0]
+    A = -row(2, 4, 2)[..., 0].log()
+    B, C, D = row(1, 1, 10), row(1, 2, 3), torch.tensor([100.0]).double()
+    # S: 1/2 x 1; (0.5 + 1/4 x 2 x 1)/16 + 3/4 x 2 x 2 = 3.0625; (3.0625 + 1 x 1 x 2)/2 + 0
+    case = {"x": x, "dt": dt, "A": A, "share": share, "B": B, "C": C}
+    close(trapezoidal_recurrence(**case).flatten(), [0.5, 6.125, 7.59375])
+    close(trapezoidal_recurrence(**case, D=D).flatten(), [100.5, 206.125, 407.59375])
+
+
+def test_a_share_of_one_and_a_constant_rate_are_the_rule_of_mamba_2():
+    case = ssd_case()
+    rates = {"A": case["A"].expand_as(case["dt"]), "share": torch.ones_like(case["dt"])}
+    close(trapezoidal_recurrence(**case | rates), ssd_recurrence(**case))
+
+
 @pytest.mark.parametrize(
     ("form", "case"),
-    [(ssd_recurrence, ssd_case()), (selective_scan_recurrence, selective_case())],
-    ids=["ssd", "selective"],
+    [
+        (ssd_recurrence, ssd_case()),
+        (trapezoidal_recurrence, trapezoidal_case()),
+        (selective_scan_recurrence, selective_case()),
+    ],
+    ids=["ssd", "trapezoidal", "selective"],
 )
 def test_reverse_is_the_scan_of_the_flipped_sequence(form, case):
     close(form(**case, reverse=True), form(**over_time(case)).flip(1), atol=0)
@@ -143,9 +173,17 @@ def test_mamba_1_with_one_decay_a_channel_is_mamba_2_with_heads_of_one_channel()
     close(found, wanted[..., 0])
 
 
-@pytest.mark.parametrize("form", [ssd_recurrence, ssd_matrix, selective_scan_recurrence])
-def test_a_wrong_shape_is_named(form):
-    case = selective_case() if form is selective_scan_recurrence else ssd_case()
+@pytest.mark.parametrize(
+    ("form", "make"),
+    [
+        (ssd_recurrence, ssd_case),
+        (ssd_matrix, ssd_case),
+        (trapezoidal_recurrence, trapezoidal_case),
+        (selective_scan_recurrence, selective_case),
+    ],
+)
+def test_a_wrong_shape_is_named(form, make):
+    case = make()
     found, wanted = tuple(case["dt"][:, 1:].shape), tuple(case["dt"].shape)
     with pytest.raises(ValueError) as error:
         form(**case | {"dt": case["dt"][:, 1:]})

@@ -7,7 +7,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_cases import errors, gradients, pooled, pull_like, selective_case, ssd_case
+from scan_cases import (
+    errors,
+    gradients,
+    pooled,
+    pull_like,
+    selective_case,
+    ssd_case,
+    trapezoidal_case,
+)
 
 from ecgbook.scan import (
     backend,
@@ -16,6 +24,8 @@ from ecgbook.scan import (
     ssd,
     ssd_matrix,
     ssd_recurrence,
+    trapezoidal_recurrence,
+    trapezoidal_scan,
 )
 from ecgbook.scan import scans as scans
 
@@ -23,7 +33,10 @@ DIRECTIONS = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "
 # (fast form, readable form, maker of inputs, name of the input signal)
 SSD = (ssd, ssd_recurrence, ssd_case, "x")
 SELECTIVE = (selective_scan, selective_scan_recurrence, selective_case, "u")
-SCANS = pytest.mark.parametrize("scan", [SSD, SELECTIVE], ids=["ssd", "selective"])
+TRAPEZOIDAL = (trapezoidal_scan, trapezoidal_recurrence, trapezoidal_case, "x")
+SCANS = pytest.mark.parametrize(
+    "scan", [SSD, TRAPEZOIDAL, SELECTIVE], ids=["ssd", "trapezoidal", "selective"]
+)
 
 
 def first_state(case):
@@ -171,7 +184,7 @@ def test_no_output_and_no_gradient_crosses_to_the_other_side_of_time(scan, rever
         if value.ndim < 3:
             continue
         changed = value.clone()
-        changed[:, unseen] = value[:, unseen].abs() + 1
+        changed[:, unseen] += value[:, unseen].sign()
         moved = fast(**case | {name: changed}, chunk=16, reverse=reverse)
         torch.testing.assert_close(moved[:, others], y[:, others], atol=1e-13, rtol=0)
         assert (moved[:, unseen] != y[:, unseen]).any(), name
@@ -189,7 +202,8 @@ DECAYS = pytest.mark.parametrize("dt_shift", [-4.0, 0.0, 3.0], ids=["weak", "med
 def long_cases(make, dt_shift):
     """Cases of 300 steps; a shift of 3 takes sums of log decays to thousands."""
     sizes = dict(batch=1, length=300, d_state=16, dt_shift=dt_shift)
-    sizes |= dict(heads=8, groups=1, head_dim=16) if make is ssd_case else dict(channels=16)
+    heads = dict(heads=8, groups=1, head_dim=16)
+    sizes |= dict(channels=16) if make is selective_case else heads
     return [make(**sizes, seed=seed) for seed in range(4)]
 
 
@@ -244,15 +258,17 @@ def test_subtraction_loses_the_gradient_of_A_where_decay_is_strong():
 
 @DIRECTIONS
 @DECAYS
-def test_bfloat16_inputs_give_all_gradients_within_a_hundredth(reverse, dt_shift):
+@pytest.mark.parametrize("scan", [SSD, TRAPEZOIDAL], ids=["ssd", "trapezoidal"])
+def test_bfloat16_inputs_give_all_gradients_within_a_hundredth(scan, reverse, dt_shift):
     found, wanted = [], []
-    for case in long_cases(ssd_case, dt_shift):
+    fast, _, make, _ = scan
+    for case in long_cases(make, dt_shift):
         low = to_bfloat16(case)
-        found.append(gradients(ssd, low, reverse=reverse))
+        found.append(gradients(fast, low, reverse=reverse))
         assert found[-1]["y"].dtype == torch.bfloat16
         assert all(found[-1][name].dtype == v.dtype for name, v in low.items())
         exact = {name: v.double() for name, v in low.items()}
-        wanted.append(gradients(ssd, exact, reverse=reverse))
+        wanted.append(gradients(fast, exact, reverse=reverse))
     apart = errors(pooled(found), pooled(wanted))
     assert max(apart.values()) < 1e-2, apart
 
@@ -262,6 +278,7 @@ def test_bfloat16_inputs_give_all_gradients_within_a_hundredth(reverse, dt_shift
     [
         pytest.param(ssd, to_float(ssd_case(length=100)), id="ssd, float32"),
         pytest.param(ssd, to_bfloat16(ssd_case(length=100)), id="ssd, bfloat16"),
+        pytest.param(trapezoidal_scan, to_bfloat16(trapezoidal_case()), id="trapezoidal, bfloat16"),
         pytest.param(selective_scan, to_float(selective_case()), id="selective, float32"),
     ],
 )
