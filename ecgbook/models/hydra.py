@@ -10,12 +10,12 @@ the letters mean see `ecgbook.models.mamba`.
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..scan import shift
 from .layers import RMSNorm, Skip
 from .mamba import SharedMamba2
+from .mixing import activated
 
 
 class Hydra(SharedMamba2):
@@ -54,22 +54,9 @@ class Hydra(SharedMamba2):
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
         z, xBC, dt = self._enter(h, mask)
-        xBC = self.act(self.conv1d(xBC))
+        xBC = activated(self.conv1d, self.act, xBC)
         x, B, C, B_b, C_b = xBC.split(self.inner, -1)
-        past = _shift(self._scan(x, dt[:, :, 0], B, C, None, False), mask, False)
-        future = _shift(self._scan(x, dt[:, :, 1], B_b, C_b, None, True), mask, True)
+        past = shift(self._scan(x, dt[:, :, 0], B, C, None, False), mask)
+        future = shift(self._scan(x, dt[:, :, 1], B_b, C_b, None, True), mask, reverse=True)
         y = past + future + self.skip(x, self.fc_D(x), self.D)
         return self.out_proj(self.gate(self.norm(y), z))
-
-
-def _shift(y: Tensor, mask: Tensor | None, reverse: bool) -> Tensor:
-    """Hand each token the row of the valid one before it (after it, if `reverse`), or zeros."""
-    if mask is None:
-        return F.pad(y[:, 1:], (0, 0, 0, 1)) if reverse else F.pad(y[:, :-1], (0, 0, 1, 0))
-    count = mask.flip(1).cumsum(1).flip(1) if reverse else mask.cumsum(1)
-    valid = mask.to(count.dtype)
-    # Where the valid token of each number stands, counted from 1; 0 stands for none.
-    places = torch.arange(1, mask.shape[1] + 1, device=mask.device) * valid
-    place = F.pad(torch.zeros_like(count), (1, 0)).scatter(1, count * valid, places)
-    before = place.gather(1, count - valid)
-    return F.pad(y, (0, 0, 1, 0)).gather(1, before[..., None].expand_as(y))

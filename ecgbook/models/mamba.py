@@ -26,7 +26,6 @@ D             skip connection: a number a channel, or a head
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +33,16 @@ from torch import Tensor, nn
 
 from .convolution import DepthwiseConv
 from .layers import SSD, Gate, RMSNorm, SelectiveScan, check_tokens
+from .mixing import (
+    activated,
+    exact,
+    initial_dt_bias,
+    is_bare,
+    only_signal,
+    project,
+    stand_still,
+    undecayed,
+)
 
 
 class Mamba(nn.Module):
@@ -76,10 +85,10 @@ class Mamba(nn.Module):
         self.x_proj = nn.Linear(d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, d_inner)
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        self.dt_proj.bias = nn.Parameter(_initial_dt_bias(d_inner))
+        self.dt_proj.bias = nn.Parameter(initial_dt_bias(d_inner))
         self.softplus = nn.Softplus()
-        self.A_log = _undecayed(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
-        self.D = _undecayed(torch.ones(d_inner))
+        self.A_log = undecayed(torch.arange(1.0, d_state + 1).log().repeat(d_inner, 1))
+        self.D = undecayed(torch.ones(d_inner))
         self.scan = SelectiveScan()
         self.gate = Gate()
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
@@ -105,8 +114,8 @@ class Mamba(nn.Module):
         ValueError
             If a shape does not fit, naming the shape found and the shape wanted.
         """
-        h = _only_signal(h, mask, self.d_model)
-        x, z = _project(self.in_proj, h, [self.d_inner, self.d_inner])  # twice (b, l, d_inner)
+        h = only_signal(h, mask, self.d_model)
+        x, z = project(self.in_proj, h, [self.d_inner, self.d_inner])  # twice (b, l, d_inner)
         return self.out_proj(self.gate(self._mix(x, mask, reverse), z))
 
     def _mix(self, x: Tensor, mask: Tensor | None, reverse: bool) -> Tensor:
@@ -115,17 +124,17 @@ class Mamba(nn.Module):
 
     def _select(self, x, mask, reverse, conv1d, x_proj, dt_proj):
         """Let the input choose what the scan works with: u, dt, B and C."""
-        u = _activated(conv1d, self.act, x, reverse)
+        u = activated(conv1d, self.act, x, reverse)
         dt, B, C = x_proj(u).split([self.dt_rank, self.d_state, self.d_state], -1)
-        if _is_bare(dt_proj):  # no half precision rounds the bias
-            dt = _exact(F.linear(dt, dt_proj.weight)) + _exact(dt_proj.bias)
+        if is_bare(dt_proj, nn.Linear):  # no half precision rounds the bias
+            dt = exact(F.linear(dt, dt_proj.weight)) + exact(dt_proj.bias)
         else:
-            dt = _exact(dt_proj(dt))
-        return u, _stand_still(self.softplus(dt), mask), B, C
+            dt = exact(dt_proj(dt))
+        return u, stand_still(self.softplus(dt), mask), B, C
 
     def _scan(self, chosen, A_log, D, reverse):
         u, dt, B, C = chosen
-        return self.scan(u, dt, _rates(A_log), B, C, _exact(D), reverse)
+        return self.scan(u, dt, _rates(A_log), B, C, exact(D), reverse)
 
 
 class _Mamba2(nn.Module):
@@ -150,9 +159,9 @@ class _Mamba2(nn.Module):
         self.conv1d = DepthwiseConv(sum(self.inner), d_conv, centered=self.directions == 2)
         self.act = nn.SiLU()
         self.softplus = nn.Softplus()
-        self.dt_bias = _undecayed(_initial_dt_bias(heads))
-        self.A_log = _undecayed(torch.empty(heads).uniform_(1, 16).log())
-        self.D = _undecayed(torch.ones(heads))
+        self.dt_bias = undecayed(initial_dt_bias(heads))
+        self.A_log = undecayed(torch.empty(heads).uniform_(1, 16).log())
+        self.D = undecayed(torch.ones(heads))
         self.ssd = SSD()
         self.gate = Gate()
         self.norm = RMSNorm(d_inner, n_groups=n_groups)
@@ -160,10 +169,10 @@ class _Mamba2(nn.Module):
 
     def _enter(self, h: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return z, xBC and the step sizes of each direction (batch, length, directions, heads)."""
-        h = _only_signal(h, mask, self.d_model)
-        z, xBC, dt = _project(self.in_proj, h, self.outer)
-        dt = _exact(dt).unflatten(-1, (self.directions, self.heads)) + _exact(self.dt_bias)
-        return z, xBC, _stand_still(self.softplus(dt), mask)
+        h = only_signal(h, mask, self.d_model)
+        z, xBC, dt = project(self.in_proj, h, self.outer)
+        dt = exact(dt).unflatten(-1, (self.directions, self.heads)) + exact(self.dt_bias)
+        return z, xBC, stand_still(self.softplus(dt), mask)
 
     def _scan(self, x, dt, B, C, D, reverse):
         x = x.unflatten(-1, (self.heads, -1))
@@ -172,7 +181,7 @@ class _Mamba2(nn.Module):
 
     def _leave(self, y: Tensor, z: Tensor) -> Tensor:
         gate, norm = self.gate, self.norm
-        if _is_bare(gate, Gate) and _is_bare(gate.act, nn.SiLU) and _is_bare(norm, RMSNorm):
+        if is_bare(gate, Gate) and is_bare(gate.act, nn.SiLU) and is_bare(norm, RMSNorm):
             return self.out_proj(norm(y, z))  # takes the gate along
         return self.out_proj(norm(gate(y, z)))
 
@@ -222,9 +231,9 @@ class Mamba2(_Mamba2):
     def forward(self, h: Tensor, mask: Tensor | None = None, reverse: bool = False) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
         z, xBC, dt = self._enter(h, mask)  # (b, l, d_inner), (b, l, inner), (b, l, 1, heads)
-        xBC = _activated(self.conv1d, self.act, xBC, reverse)
+        xBC = activated(self.conv1d, self.act, xBC, reverse)
         x, B, C = xBC.split(self.inner, -1)  # (b, l, d_inner), twice (b, l, groups * d_state)
-        y = self._scan(x, dt[:, :, 0], B, C, _exact(self.D), reverse)  # (b, l, d_inner)
+        y = self._scan(x, dt[:, :, 0], B, C, exact(self.D), reverse)  # (b, l, d_inner)
         return self._leave(y, z)  # (b, l, d_model)
 
 
@@ -274,9 +283,9 @@ class SharedMamba2(_Mamba2):
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
         z, xBC, dt = self._enter(h, mask)
-        xBC = _activated(self.conv1d, self.act, xBC)
+        xBC = activated(self.conv1d, self.act, xBC)
         x, B, C, B_b, C_b = xBC.split(self.inner, -1)
-        y = self._scan(x, dt[:, :, 0], B, C, _exact(self.D), False)
+        y = self._scan(x, dt[:, :, 0], B, C, exact(self.D), False)
         y = y + self._scan(x, dt[:, :, 1], B_b, C_b, None, True)
         return self._leave(y, z)
 
@@ -357,61 +366,5 @@ class Bidirectional(nn.Module):
         return x + self.fuse(torch.cat(both, -1))
 
 
-def _project(linear: nn.Module, h: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
-    """Apply a linear layer and split what comes out, by separate products where none can tell.
-
-    None of these has to be cut up and copied, and the wide ones keep a width that matrix units
-    like.
-    """
-    if _is_bare(linear) and linear.bias is None:
-        return [F.linear(h, weight) for weight in linear.weight.split(sizes)]
-    return linear(h).split(sizes, -1)
-
-
-def _activated(conv1d: nn.Module, act: nn.Module, x: Tensor, reverse: bool = False) -> Tensor:
-    """Convolve and apply SiLU, in one go where none can tell."""
-    if _is_bare(conv1d, DepthwiseConv) and _is_bare(act, nn.SiLU):
-        return conv1d(x, reverse=reverse, silu=True)
-    return act(conv1d(x, reverse=reverse))
-
-
-def _is_bare(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
-    """Say whether a module is what it is called, and no hook or rule waits for its call."""
-    hooks = "_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"
-    if type(module) is not kind or "forward" in module.__dict__:
-        return False
-    return not any(getattr(module, name) for name in hooks)
-
-
-def _initial_dt_bias(n: int) -> Tensor:
-    """Return what softplus maps to step sizes that are log-uniform in [0.001, 0.1]."""
-    dt = torch.empty(n).uniform_(math.log(0.001), math.log(0.1)).exp()
-    return dt + torch.log(-torch.expm1(-dt))
-
-
-def _undecayed(values: Tensor) -> nn.Parameter:
-    parameter = nn.Parameter(values)
-    setattr(parameter, "_no_weight_decay", True)  # noqa: B010  (read by `training.fit`)
-    return parameter
-
-
-def _exact(v: Tensor) -> Tensor:
-    return v.to(torch.promote_types(v.dtype, torch.float32))
-
-
 def _rates(A_log: Tensor) -> Tensor:
-    return -_exact(A_log).exp()
-
-
-def _only_signal(h: Tensor, mask: Tensor | None, d_model: int) -> Tensor:
-    check_tokens(h, mask, d_model)
-    if mask is None:
-        return h
-    return h.masked_fill(~mask[..., None], 0)
-
-
-def _stand_still(dt: Tensor, mask: Tensor | None) -> Tensor:
-    """Set the steps of tokens outside the mask to zero."""
-    if mask is None:
-        return dt
-    return dt.masked_fill(~mask.view(*mask.shape, *[1] * (dt.ndim - 2)), 0)
+    return -exact(A_log).exp()

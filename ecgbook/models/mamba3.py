@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Gate, RMSNorm, TrapezoidalScan
-from .mamba import _exact, _initial_dt_bias, _only_signal, _project, _stand_still, _undecayed
+from .mixing import exact, initial_dt_bias, only_signal, project, stand_still, undecayed
 
 
 class Mamba3(nn.Module):
@@ -78,7 +78,7 @@ class Mamba3(nn.Module):
         # z, x, B, C, dt, A, share, angles
         self.outer = [d_inner] * 2 + [n_groups * d_state] * 2 + [heads] * 3 + [pairs]
         self.in_proj = nn.Linear(d_model, sum(self.outer), bias=False)
-        self.dt_bias = _undecayed(_initial_dt_bias(heads))
+        self.dt_bias = undecayed(initial_dt_bias(heads))
         self.softplus = nn.Softplus()
         self.decay = DecayRate()
         self.share = TrapezoidShare()
@@ -86,29 +86,29 @@ class Mamba3(nn.Module):
         self.B_bias = nn.Parameter(torch.ones(heads, 1, d_state))
         self.C_bias = nn.Parameter(torch.ones(heads, 1, d_state))
         self.rotation = Rotation()
-        self.D = _undecayed(torch.ones(heads))
+        self.D = undecayed(torch.ones(heads))
         self.scan = TrapezoidalScan()
         self.gate = Gate()
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def forward(self, h: Tensor, mask: Tensor | None = None, reverse: bool = False) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
-        h = _only_signal(h, mask, self.d_model)
-        z, x, B, C, dt, A, share, angles = _project(self.in_proj, h, self.outer)
-        dt = _stand_still(self.softplus(_exact(dt) + _exact(self.dt_bias)), mask)  # (b, l, heads)
-        A, share = self.decay(_exact(A)), self.share(_exact(share))
+        h = only_signal(h, mask, self.d_model)
+        z, x, B, C, dt, A, share, angles = project(self.in_proj, h, self.outer)
+        dt = stand_still(self.softplus(exact(dt) + exact(self.dt_bias)), mask)  # (b, l, heads)
+        A, share = self.decay(exact(A)), self.share(exact(share))
         B = self._of_heads(B, self.B_norm, self.B_bias)  # (b, l, heads, d_state)
         C = self._of_heads(C, self.C_norm, self.C_bias)
-        B, C = (v.to(x.dtype) for v in self.rotation(B, C, dt, _exact(angles), reverse))
+        B, C = (v.to(x.dtype) for v in self.rotation(B, C, dt, exact(angles), reverse))
         x = x.unflatten(-1, (self.heads, -1))
-        y = self.scan(x, dt, A, share, B, C, _exact(self.D), mask, reverse).flatten(-2)
+        y = self.scan(x, dt, A, share, B, C, exact(self.D), mask, reverse).flatten(-2)
         return self.out_proj(self.gate(y, z))  # (b, l, d_model)
 
     def _of_heads(self, v: Tensor, norm: nn.Module, bias: Tensor) -> Tensor:
         """Normalize the B or C of each group, and give each of its heads a bias of its own."""
         v = norm(v.unflatten(-1, (self.n_groups, 1, -1)))
         bias = bias.view(self.n_groups, -1, bias.shape[-1])
-        return (_exact(v) + _exact(bias)).flatten(2, 3)
+        return (exact(v) + exact(bias)).flatten(2, 3)
 
 
 class DecayRate(nn.Module):

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ..scan import without_autocast
-from .mamba import _exact, _only_signal, _undecayed
+from .mixing import exact, only_signal, undecayed
 
 CHUNK = 64  # steps whose powers of A are computed one by one
 
@@ -70,13 +70,13 @@ class S4D(nn.Module):
         self.d_model = d_model
         self.kernel = S4DKernel(d_model, d_state, bidirectional, start)
         self.conv = LongConv()
-        self.D = _undecayed(torch.randn(d_model))
+        self.D = undecayed(torch.randn(d_model))
         self.act = nn.GELU()
         self.output_linear = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GLU())
 
     def forward(self, h: Tensor, mask: Tensor | None = None, reverse: bool = False) -> Tensor:
         """Mix tokens over time; arguments, result and errors as for `Mamba.forward`."""
-        h = _only_signal(h, mask, self.d_model)
+        h = only_signal(h, mask, self.d_model)
         K = self.kernel(h.shape[1])
         y = self.conv(h, K.flip(-1) if reverse else K) + self.D * h
         return self.output_linear(self.act(y.to(h.dtype)))
@@ -111,9 +111,9 @@ class S4DKernel(nn.Module):
             raise ValueError(f"start={start!r} found, one of {', '.join(starts)} wanted")
         self.bidirectional = bidirectional
         shape = d_model, d_state // 2
-        self.log_dt = _undecayed(torch.empty(d_model).uniform_(math.log(0.001), math.log(0.1)))
-        self.log_A_real = _undecayed(torch.full(shape, math.log(0.5)))
-        self.A_imag = _undecayed(starts[start].repeat(d_model, 1))
+        self.log_dt = undecayed(torch.empty(d_model).uniform_(math.log(0.001), math.log(0.1)))
+        self.log_A_real = undecayed(torch.full(shape, math.log(0.5)))
+        self.A_imag = undecayed(starts[start].repeat(d_model, 1))
         both = (2, *shape) if bidirectional else shape
         self.C = nn.Parameter(torch.randn(*both, 2) * 0.5**0.5)
 
@@ -139,11 +139,11 @@ class S4DKernel(nn.Module):
 
     def _ahead(self, length: int) -> Tensor:
         """Return what an input adds to the output 0, 1, ... steps behind it."""
-        dt = _exact(self.log_dt).exp()[:, None]
-        decay, turn = _exact(self.log_A_real).exp(), _exact(self.A_imag)  # A = -decay + i turn
+        dt = exact(self.log_dt).exp()[:, None]
+        decay, turn = exact(self.log_A_real).exp(), exact(self.A_imag)  # A = -decay + i turn
         step = -dt * decay, dt * turn
         held = _times(_exp_minus_1(*step), (-decay, -turn))  # over A, but for its square
-        C_re, C_im = (_exact(self.C) / (decay.square() + turn.square())[..., None]).unbind(-1)
+        C_re, C_im = (exact(self.C) / (decay.square() + turn.square())[..., None]).unbind(-1)
         weight = (v[..., None] for v in _times((C_re, C_im), held))
 
         chunks = (length + CHUNK - 1) // CHUNK

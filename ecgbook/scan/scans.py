@@ -222,7 +222,7 @@ def trapezoidal_scan(
     skip = now * seen.repeat_interleave(x.shape[2] // B.shape[2], dim=2)
     skip = skip if D is None else skip + D
     given = x, now + later, dt * A, B, C, skip, None
-    if is_followed(x):
+    if is_followed(x) or x.device.type in WITHOUT_FLOAT64:
         return weighted_chunks(*given, chunk or SSD_CHUNK, reverse, True)
     if chunk is None:
         chunk = _fast_chunk(x.shape[1], max(x.shape[-1], B.shape[-1]))
