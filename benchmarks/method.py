@@ -98,15 +98,39 @@ def in_fresh_process(script: str, *words: str):
 
 
 def cpu() -> dict:
-    """Name the processor, and say whether it multiplies bfloat16 (where Linux tells)."""
+    """Name the processor and what it has of the wide instructions (where Linux tells)."""
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return {"cpu": platform.processor()}
     facts = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
     facts = {name.strip(): value.strip() for name, value in facts.items()}
-    flags = facts.get("flags", "").split()
-    low = {"avx512_bf16", "amx_bf16"} & set(flags)
-    return {"cpu": facts.get("model name", platform.processor()), "bfloat16": sorted(low)}
+    flags = set(facts.get("flags", "").split())
+    return {
+        "cpu": facts.get("model name", platform.processor()),
+        "bfloat16": sorted({"avx512_bf16", "amx_bf16"} & flags),
+        "instructions": sorted({"avx2", "fma", "avx512f", "avx512_vnni", "amx_tile"} & flags),
+    }
+
+
+def kept(before: dict | None, now: dict) -> dict:
+    """Put a measurement in the place of that on the same processor; keep those on others.
+
+    Parameters
+    ----------
+    before : dict or None
+        What is stored: ``provenance`` and ``results``, and under ``other_processors`` a list of
+        the same from elsewhere.
+    now : dict
+        ``provenance`` and ``results``.
+
+    Returns
+    -------
+    dict
+        The present measurement, with all others behind it.
+    """
+    others = [] if before is None else [before, *before.pop("other_processors", [])]
+    here = now["provenance"]["cpu"]
+    return now | {"other_processors": [r for r in others if r["provenance"]["cpu"] != here]}
 
 
 def main(
@@ -124,7 +148,8 @@ def main(
     script, purpose : str
         The benchmark's file, and its purpose in a line.
     result : Path
-        File that ``--write`` updates; parts that were not measured stay as they are.
+        File that ``--write`` updates; parts that were not measured stay as they are, and so do
+        measurements on other processors.
     parts : dict of str to callable
         Each takes the number of rounds and returns its results.
     peak : callable
@@ -151,6 +176,7 @@ def main(
     print(f"{made_with['cpu']}, 1 thread, torch {version('torch')}, {args.rounds} rounds")
     stored = json.loads(result.read_text()) if result.is_file() else {}
     for part in args.only:
-        stored[part] = {"provenance": made_with, "results": parts[part](args.rounds)}
+        now = {"provenance": made_with, "results": parts[part](args.rounds)}
+        stored[part] = kept(stored.get(part), now)
         if args.write:
             print(write_json(result, stored))

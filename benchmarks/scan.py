@@ -12,10 +12,11 @@ into ``experiments/results/speed.json`` and leaves the others there as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
+from statistics import linear_regression, median
 
 import torch
 from method import (
@@ -44,7 +45,16 @@ from peers import (
 )
 from torch import nn
 
-from ecgbook.models import Bidirectional, Mamba, Mamba2, SelectiveScan, Unidirectional
+from ecgbook.models import (
+    S4D,
+    Bidirectional,
+    Hydra,
+    Mamba,
+    Mamba2,
+    Mamba3,
+    SelectiveScan,
+    Unidirectional,
+)
 
 FLOOR = "matrix products alone"
 
@@ -60,6 +70,11 @@ class Bfloat16(nn.Module):
         """Call the layer."""
         with torch.autocast("cpu", torch.bfloat16):
             return self.layer(x)
+
+
+def compiled(layer: nn.Module | None) -> nn.Module | None:
+    """Compile a layer by PyTorch's default compiler."""
+    return layer if layer is None else torch.compile(layer)
 
 
 @dataclass(frozen=True)
@@ -80,12 +95,24 @@ def tables() -> list[Table]:
     """Return what is compared."""
 
     def layers(d_model: int, d_state: int) -> dict[str, Callable]:
+        lstm = partial(nn.LSTM, d_model, d_model, batch_first=True)
         return {
             "ecgbook Mamba2": partial(Mamba2, d_model, d_state),
             "ecgbook Mamba2, bfloat16": lambda: Bfloat16(Mamba2(d_model, d_state)),
+            "ecgbook Mamba3": partial(Mamba3, d_model, d_state),
+            "ecgbook Hydra, both directions": partial(Hydra, d_model, d_state),
+            "ecgbook S4D": partial(S4D, d_model, d_state),
             "Mamba-2 as in the paper's listing": partial(ListingMamba2, d_model, d_state),
+            "the listing, compiled": lambda: compiled(ListingMamba2(d_model, d_state)),
+            "the listing, compiled, bfloat16": lambda: Bfloat16(
+                compiled(ListingMamba2(d_model, d_state))
+            ),
             "transformers Mamba2Mixer": partial(transformers_mamba2, d_model, d_state),
-            "nn.LSTM, one direction": partial(nn.LSTM, d_model, d_model, batch_first=True),
+            "transformers Mamba2Mixer, compiled": lambda: compiled(
+                transformers_mamba2(d_model, d_state)
+            ),
+            "nn.LSTM, one direction": lstm,
+            "nn.LSTM, one direction, bfloat16": lambda: Bfloat16(lstm()),
             "nn.GRU, one direction": partial(nn.GRU, d_model, d_model, batch_first=True),
             "nn.TransformerEncoderLayer": partial(
                 nn.TransformerEncoderLayer,
@@ -101,10 +128,13 @@ def tables() -> list[Table]:
     equal = ("Mamba-2 as in the paper's listing", "transformers Mamba2Mixer")
     few = ("ecgbook Mamba2", "nn.LSTM, one direction", "nn.TransformerEncoderLayer")
     long = {name: layers(384, 128)[name] for name in few}
+    pair = [f"{name}{low}" for name in few[:2] for low in ("", ", bfloat16")]
+    longer = {name: layers(384, 128)[name] for name in pair}
     return [
         Table("One layer", 8, 729, 384, 128, layers(384, 128), equal, floor=True),
         Table("One small layer", 8, 729, 64, 64, layers(64, 64), equal, floor=True),
-        Table("One long record", 1, 8192, 384, 128, long, ()),
+        Table("Beside the LSTM", 8, 2048, 384, 128, longer),
+        Table("One long record", 1, 8192, 384, 128, long),
         Table(
             "Directions",
             *(8, 729, 384, 128),
@@ -228,11 +258,24 @@ def memory(rounds: int) -> list[dict]:
     return results
 
 
+def exponent(lengths: list[int], per_token: list[float]) -> float:
+    """Fit a power of the length to the time of a whole sequence."""
+    totals = [n * t for n, t in zip(lengths, per_token, strict=True)]
+    return linear_regression(*([math.log(v) for v in values] for values in (lengths, totals))).slope
+
+
 def scaling(rounds: int) -> list[dict]:
     """Time training steps at doubled lengths: batch 1, d_model 64."""
     torch.manual_seed(0)
     results = []
-    for name, layer in (("ecgbook Mamba2", Mamba2(64, 64)), ("ecgbook Mamba", Mamba(64))):
+    layers = {
+        "ecgbook Mamba2": Mamba2(64, 64),
+        "ecgbook Mamba": Mamba(64),
+        "ecgbook Mamba3": Mamba3(64, 64),
+        "ecgbook Hydra": Hydra(64),
+        "ecgbook S4D": S4D(64),
+    }
+    for name, layer in layers.items():
         inputs = [torch.randn(1, length, 64, requires_grad=True) for length in LENGTHS]
         tasks = {str(x.shape[1]): partial(step, layer, x, torch.randn_like(x)) for x in inputs}
         times = list(in_turn(tasks, rounds).values())
@@ -244,10 +287,12 @@ def scaling(rounds: int) -> list[dict]:
                 "lengths": LENGTHS,
                 "training_us_per_token": per_token,
                 "time_of_2L_over_L": doubled,
+                "exponent": exponent(LENGTHS, per_token),
             }
         )
         print(
-            f"\n{name}, d_model 64, batch 1, training\n\n| tokens | µs a token | time(2L)/time(L) |"
+            f"\n{name}, d_model 64, batch 1, training: time grows with the length to the power "
+            f"{results[-1]['exponent']:.2f}\n\n| tokens | µs a token | time(2L)/time(L) |"
         )
         print("|---:|---:|---:|")
         for length, us, growth in zip(LENGTHS, per_token, [*doubled, None], strict=True):

@@ -241,7 +241,8 @@ def test_scan_measures_layers_that_agree(bench, monkeypatch):
 
 def test_what_is_measured_replaces_only_its_own_part(bench, monkeypatch, tmp_path, capsys):
     result = tmp_path / "result.json"
-    result.write_text(json.dumps({"one": {"results": [1]}, "two": {"results": [2]}}))
+    elsewhere = {"provenance": {"cpu": "another processor"}, "results": [1]}
+    result.write_text(json.dumps({"one": elsewhere, "two": {"results": [2]}}))
     parts = {"one": lambda rounds: [rounds], "two": lambda rounds: pytest.fail("not asked for")}
 
     def run(*words):
@@ -253,13 +254,15 @@ def test_what_is_measured_replaces_only_its_own_part(bench, monkeypatch, tmp_pat
     monkeypatch.setattr(sys, "path", [*sys.path])
     try:
         run("--only", "one")
-        assert json.loads(result.read_text())["one"] == {"results": [1]}
+        assert json.loads(result.read_text())["one"] == elsewhere
+        run("--only", "one", "--rounds", "2", "--write")
         run("--only", "one", "--rounds", "5", "--write")
         assert json.loads(run("--peak", "a", "b")) == ["a", "b"]
     finally:
         torch.set_num_threads(threads)
     stored = json.loads(result.read_text())
     assert stored["one"]["results"] == [5] and stored["two"] == {"results": [2]}
+    assert stored["one"]["other_processors"] == [elsewhere]
     made = stored["one"]["provenance"]
     assert made["command"] == "python benchmarks/models.py --only one --rounds 5 --write"
     assert made["threads"] == 1 and made["rounds"] == 5 and made["commit"]

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 
 from .dataset import ECGDataset
 
@@ -44,6 +43,8 @@ def patient_folds(
         stratum[group[trusted[:, label] > 0]] = label
     if np.unique(stratum, return_counts=True)[1].max() < n_folds:
         stratum[:] = 0  # too few groups of anything to spread them
+    from sklearn.model_selection import StratifiedKFold  # it loads pandas, where installed
+
     splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # a rhythm with fewer groups than folds is no error here
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)

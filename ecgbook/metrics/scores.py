@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 CHALLENGE_WEIGHTS: np.ndarray = np.array(
     [
@@ -66,6 +65,8 @@ def auroc(
     """
     y, p, mask = check(y, p, mask)
     if weights is None:
+        from sklearn.metrics import roc_auc_score  # it loads pandas, where that is installed
+
         values = _per_class(roc_auc_score, y, p, mask)
     else:
         values = _weighted(_roc_area, y, p, mask, weights)
@@ -94,6 +95,8 @@ def auprc(
     """
     y, p, mask = check(y, p, mask)
     if weights is None:
+        from sklearn.metrics import average_precision_score
+
         values = _per_class(average_precision_score, y, p, mask)
     else:
         values = _weighted(_precision_area, y, p, mask, weights)
