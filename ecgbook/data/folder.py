@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,16 @@ from tqdm import tqdm
 
 from ..labels import label_mask, multi_hot
 from ..leads import LEADS
-from ..records import parse_codes, read_record
+from ..records import RecordError, parse_codes, read_record
 from ..signals import Preprocessing
+from ..storage import folder_lock, whole_file
 from .dataset import ECGDataset
 from .groups import join_records, signal_hash
 from .tables import read_table
 
 CACHE_FORMAT = 3
+COARSEST_TIME_NS = 2_000_000_000
+"""The longest step in which a disk counts time (FAT): two edits within it may look like one."""
 _COLUMNS = ("record", "folder", "database", "patient", "snomed", "same_ecg_as")
 
 
@@ -92,6 +96,13 @@ def from_folder(
     preprocessing, so a changed file or filter never meets an old signal. They are read from there
     as a memory map.
 
+    The cache also keeps size, modification time and SHA-256 of every file. A file whose size and
+    time are as they were is not read again; of any other the bytes decide, so that a touched or
+    copied folder is hashed once and not prepared anew. The limit: new bytes under the old size
+    and the old time to the nanosecond, as a copy that keeps times may bring them, are not
+    noticed; ``touch`` the file then. A file that was younger than two seconds when it was read,
+    or whose cache cannot be written, is read at the next start as well.
+
     Parameters
     ----------
     folder : str or Path
@@ -113,15 +124,15 @@ def from_folder(
     FileNotFoundError
         If the manifest or a file it lists is not there.
     RecordError
-        If a record is damaged.
+        If a record is damaged, or the signal file of its header does not bear the record's name.
     ValueError
         If the manifest has no records, or lacks a column or a value.
     """
     folder = Path(folder).expanduser()
     data_folder(folder)  # refuses one without a manifest
     rows = read_manifest(folder)
-    files = [_signal_files(folder, row) for row in rows]
-    cached = _cache(files, preprocessing, cache_dir, progress)
+    files = [_files(folder, row) for row in rows]
+    cached = _cache(folder, files, preprocessing, cache_dir, progress)
     identifiers = [f"{row['folder']}/{row['record']}" for row in rows]
     copies, groups = join_records(
         identifiers,
@@ -144,30 +155,80 @@ def from_folder(
     )
 
 
-def _signal_files(folder: Path, row: dict[str, str]) -> tuple[Path, Path]:
-    header = folder / row["folder"] / f"{row['record']}.hea"
-    for suffix in (".mat", ".dat"):
-        if header.with_suffix(suffix).is_file() and header.is_file():
-            return header, header.with_suffix(suffix)
+def _files(folder: Path, row: dict[str, str]) -> list[str]:
+    """Return the names inside the folder of a record's header and its signal file.
+
+    A record that has a ``.mat`` and a ``.dat`` file has three: its header says which one is read.
+    """
+    header, *signals = (f"{row['folder']}/{row['record']}.{end}" for end in ("hea", "mat", "dat"))
+    signals = [name for name in signals if os.path.isfile(f"{folder}/{name}")]
+    if signals and os.path.isfile(f"{folder}/{header}"):
+        return [header, *signals]
     raise FileNotFoundError(
-        f"{header}: listed in manifest.csv, but header or signal file is missing; "
+        f"{folder}/{header}: listed in manifest.csv, but header or signal file is missing; "
         f"'python -m ecgbook download --folder {folder}' fetches what is not there"
     )
 
 
 def _cache(
-    files: list[tuple[Path, Path]],
+    folder: Path,
+    files: list[list[str]],
     preprocessing: Preprocessing,
     cache_dir: str | Path | None,
     progress: bool,
 ) -> Path:
     """Return the folder of prepared signals, made now or found; a folder is whole or not there."""
+    place = Path(cache_dir or pooch.os_cache("ecgbook"))
+    whose = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
+    memory = place / f"files-{whose[:24]}.json"
+    started_ns, known = time.time_ns(), _recall(memory)
+    names = [name for of_record in files for name in of_record]
+    found = {name: _identify(f"{folder}/{name}", known.get(name)) for name in names}
     key = hashlib.sha256(json.dumps([CACHE_FORMAT, preprocessing.to_dict()]).encode())
-    for path in itertools.chain.from_iterable(files):
-        key.update(hashlib.sha256(path.read_bytes()).digest())
-    target = Path(cache_dir or pooch.os_cache("ecgbook")) / key.hexdigest()[:24]
-    if target.is_dir():
-        return target
+    for name in names:
+        key.update(bytes.fromhex(found[name][-1]))
+    target = place / key.hexdigest()[:24]
+    if not target.is_dir():
+        _prepare(target, folder, files, preprocessing, progress)
+    # A file that was young when it was read may change and keep its time: it is read again.
+    settled = {n: each for n, each in found.items() if each[1] < started_ns - COARSEST_TIME_NS}
+    if settled != known:
+        _remember(memory, settled)
+    return target
+
+
+def _identify(path: str, known: list | None) -> list:
+    """Return size, time in ns and SHA-256 of a file: what is known, if the first two are right."""
+    about = os.stat(path)
+    seen = [about.st_size, about.st_mtime_ns]
+    return known if known and known[:2] == seen else [*seen, pooch.file_hash(path)]
+
+
+def _recall(memory: Path) -> dict[str, list]:
+    try:
+        return json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is damaged: every file is read
+        return {}
+
+
+def _remember(memory: Path, found: dict[str, list]) -> None:
+    # A folder that cannot be written, or that another process writes to, costs time and no more.
+    with (
+        contextlib.suppress(OSError),
+        folder_lock(memory.parent, f"{memory.stem}.lock"),
+        whole_file(memory) as part,
+    ):
+        part.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _prepare(
+    target: Path,
+    folder: Path,
+    files: list[list[str]],
+    preprocessing: Preprocessing,
+    progress: bool,
+) -> None:
+    """Make the folder of prepared signals, in one step at the end."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix="making-", dir=target.parent))
@@ -181,8 +242,9 @@ def _cache(
         x = np.lib.format.open_memmap(part / "signals.npy", "w+", np.float32, shape)
         n_valid, hashes = np.zeros(len(files), dtype=int), []
         bar = tqdm(files, desc="preparing records", unit="record", disable=not progress)
-        for i, (header, _) in enumerate(bar):
-            record = read_record(header)
+        for i, (header, *signals) in enumerate(bar):
+            record = read_record(folder / header)
+            _check_file(folder / header, [Path(name).name for name in signals])
             x[i], mask = preprocessing(record.signal_mv, record.fs_hz)
             n_valid[i] = mask.sum()
             hashes.append(signal_hash(record.signal_mv))
@@ -197,4 +259,12 @@ def _cache(
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return target
+
+
+def _check_file(header: Path, wanted: list[str]) -> None:
+    """Refuse a header, one that `read_record` takes, if the key leaves its signal file out."""
+    first_words = [line.split()[0] for line in header.read_bytes().splitlines() if line.strip()]
+    signal_file = [word.decode() for word in first_words if not word.startswith(b"#")][1]
+    if signal_file not in wanted:
+        fix = "rename the signal file, and say so in the header"
+        raise RecordError(header, "signal file", signal_file, " or ".join(wanted), fix)
