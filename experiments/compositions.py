@@ -2,8 +2,8 @@
 
 ``python experiments/compositions.py`` writes results/compositions.json: for each layer or model and
 each way, the largest error against the layer as it is, relative to the largest value, or the
-sentence with which it refuses. With ``--only`` some ways are tried and the others kept; then
-`provenance_of` says with what. tests/experiments/test_compositions.py tries again what is quick.
+sentence with which it refuses. With ``--only`` some ways are tried, with ``--models`` some models,
+and all else is kept; then `provenance_of` says of a way or a model with what it was tried. tests/experiments/test_compositions.py tries again what is quick.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import io
+import json
 import pickle
 import warnings
 from collections.abc import Callable
@@ -237,22 +238,24 @@ def attempt(name: str, way: str, **options) -> float | str:
 
 
 def main() -> None:
-    """Try all ways, or some, and write the table."""
+    """Try all ways with all models, or some, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=WAYS, metavar="WAY", help="keep the others")
-    only = parser.parse_args().only
-    words = "".join(f' "{way}"' for way in only or ())
-    made_with = provenance(
-        "python experiments/compositions.py" + (f" --only{words}" if only else "")
-    )
-    found = results("compositions") if only else {"errors": {}}
-    for name in MODELS:
+    parser.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help="likewise")
+    asked = parser.parse_args()
+    words = {kind: " ".join(map(json.dumps, names)) for kind, names in vars(asked).items() if names}
+    some = "".join(f" --{kind} {names}" for kind, names in words.items())
+    made_with = provenance(f"python experiments/compositions.py{some}")
+    found = results("compositions") if some else {"errors": {}}
+    for name in asked.models or MODELS:
         kept = found["errors"].get(name, {})
-        row = {way: attempt(name, way) for way in only or WAYS}
+        row = {way: attempt(name, way) for way in asked.only or WAYS}
         print(name, row, flush=True)
         found["errors"][name] = {way: (kept | row)[way] for way in WAYS}
-    if only:
-        found["provenance_of"] = found.get("provenance_of", {}) | dict.fromkeys(only, made_with)
+    found["errors"] = {name: found["errors"][name] for name in MODELS}
+    if some:
+        tried = dict.fromkeys(asked.models or asked.only, made_with)
+        found["provenance_of"] = found.get("provenance_of", {}) | tried
     else:
         found["provenance"] = made_with
     write_json(RESULT, found)
