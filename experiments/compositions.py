@@ -3,7 +3,8 @@
 ``python experiments/compositions.py`` writes results/compositions.json: for each layer or model and
 each way, the largest error against the layer as it is, relative to the largest value, or the
 sentence with which it refuses. With ``--only`` some ways are tried, with ``--models`` some models,
-and all else is kept; then `provenance_of` says of a way or a model with what it was tried. tests/experiments/test_compositions.py tries again what is quick.
+and all else is kept; then `provenance_of` says of a way or a model with what it was tried.
+tests/experiments/test_compositions.py tries again what is quick.
 """
 
 from __future__ import annotations
