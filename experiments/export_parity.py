@@ -23,7 +23,7 @@ from compositions import apart
 from provenance import provenance
 from torch import Tensor
 
-from ecgbook import export, models
+from ecgbook import export, models, results
 from ecgbook.explain import MambaLRP
 from ecgbook.models import MAMBA2_PRESETS, PREPROCESSING, PRESETS
 from ecgbook.storage import write_json
@@ -122,11 +122,21 @@ def row(name: str, size: str, **changes) -> dict:
 
 
 def main() -> None:
-    """Measure all, and write the table."""
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    """Measure all, or one model of one size, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--one", nargs=2, metavar=("SIZE", "MODEL"), help="keep the others")
+    one = parser.parse_args().one
     torch.set_num_threads(1)
     libraries = {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")}
-    made_with = provenance("python experiments/export_parity.py", export_versions=libraries)
+    command = " ".join(["python experiments/export_parity.py", *(["--one", *one] if one else [])])
+    made_with = provenance(command, export_versions=libraries)
+    if one:
+        size, name = one
+        found = results("export")
+        measured = row(name, size, **SIZES[size])
+        found["rows"][size][name] = measured | {"provenance": made_with}
+        write_json(RESULT, found)
+        return
     rows: dict = {size: {} for size in SIZES}
     for size, changes in SIZES.items():
         for name in MODELS:
