@@ -211,8 +211,9 @@ def from_records(
     preprocessing : Preprocessing
     database : str
         Name for the records' origin; it decides which labels that come from codes are trusted.
-    policy : {"extended", "official"}
-        How codes become labels: see `ecgbook.labels.multi_hot`.
+    policy : {"extended", "official", "stated"}
+        How codes become labels, and which of them are known: see `ecgbook.labels.multi_hot` and
+        `ecgbook.labels.label_mask`.
     classes, leads : sequence of str
         What the labels say, and which leads the data set holds.
 
@@ -348,7 +349,7 @@ def _labels(record, classes, database, policy) -> tuple[np.ndarray, np.ndarray]:
             f"{record.name}: no labels found, {', '.join(classes)} wanted; give the record labels, "
             "or use from_arrays (codes are read for the five rhythms of the book only)"
         )
-    return multi_hot(record.codes, policy), label_mask(database, policy)
+    return multi_hot(record.codes, policy), label_mask(database, policy, record.codes)
 
 
 def _warn_of_unit(height: float) -> None:

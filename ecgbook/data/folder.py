@@ -108,7 +108,7 @@ def from_folder(
     folder : str or Path
         Folder with ``manifest.csv`` and the records, as ``python -m ecgbook download`` makes it.
     preprocessing : Preprocessing
-    policy : {"extended", "official"}
+    policy : {"extended", "official", "stated"}
         See `ecgbook.labels.multi_hot` and `ecgbook.labels.label_mask`.
     cache_dir : str or Path, optional
         Where prepared signals are kept; by default the user's cache folder.
@@ -146,7 +146,9 @@ def from_folder(
         x=np.load(cached / "signals.npy", mmap_mode="r"),
         n_valid=np.load(cached / "n_valid.npy"),
         y=np.stack([multi_hot(c, policy) for c in codes]),
-        y_mask=np.stack([label_mask(row["database"], policy) for row in rows]),
+        y_mask=np.stack(
+            [label_mask(row["database"], policy, c) for row, c in zip(rows, codes, strict=True)]
+        ),
         names=np.array(identifiers),
         databases=np.array([row["database"] for row in rows]),
         groups=groups,

@@ -124,6 +124,23 @@ def test_a_folder_gives_labels_masks_and_signals(small_folder, tmp_path):
         assert dataset.y[i].tolist() == wanted
 
 
+def test_each_record_of_a_folder_is_asked_what_its_codes_state(small_folder, tmp_path):
+    manifest = small_folder / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    said = ("59118001", "426177001", "164889003", "426783006", "11157007", "")
+    for i, codes in enumerate(said, start=1):
+        cells = lines[i].split(",")
+        lines[i] = ",".join([*cells[:2], "CPSC2018" if i == 1 else "made", codes, *cells[4:]])
+    manifest.write_text("\n".join(lines) + "\n")
+    known = from_folder(small_folder, STEPS, "stated", cache_dir=tmp_path / "cache").y_mask
+    wanted = np.ones((6, 5), bool)
+    wanted[[0, 4, 5], 0] = False  # nobody says who leads
+    wanted[0, 2] = False  # CPSC2018 has no name for flutter
+    wanted[4, 4] = False  # bigeminy may be of PVCs
+    assert known.tolist() == wanted.tolist()
+    assert from_folder(small_folder, STEPS, cache_dir=tmp_path / "cache").y_mask.all()
+
+
 def test_the_cache_is_found_again_and_never_stale(small_folder, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
     first = from_folder(small_folder, STEPS, cache_dir=cache)
