@@ -90,9 +90,13 @@ def other_names(records: ECGDataset, codes: list[set[str]]) -> dict[str, dict[st
     return found
 
 
-def count(folder: Path) -> dict:
-    """Count everything, without its provenance."""
-    sets = {p: from_folder(folder, STEPS, p, progress=False).distinct() for p in POLICIES}
+def load(folder: Path) -> dict[str, ECGDataset]:
+    """Return the distinct recordings with the labels of each policy."""
+    return {p: from_folder(folder, STEPS, p, progress=False).distinct() for p in POLICIES}
+
+
+def count(folder: Path, sets: dict[str, ECGDataset]) -> dict:
+    """Count everything."""
     rows = {f"{row['folder']}/{row['record']}": row["snomed"] for row in read_manifest(folder)}
     extended = sets["extended"]
     codes = [set(rows[str(name)].split(";")) - {""} for name in extended.names]
@@ -104,7 +108,6 @@ def count(folder: Path) -> dict:
         "afl_marked": size(extended, extended.y[:, RHYTHMS.index("AFL")] > 0),
         "not_sr": not_sr(extended, codes),
         "with_sr_beside_and_without": other_names(extended, codes),
-        "data_sha256": {policy: fingerprint(records) for policy, records in sets.items()},
     }
 
 
@@ -113,8 +116,13 @@ def main() -> None:
     folder = data_folder()
     if folder is None:
         raise SystemExit("ECGBOOK_DATA is not set: the folder of real ECGs wanted")
-    made_with = provenance("python experiments/label_counts.py", preprocessing=STEPS.to_dict())
-    print(write_json(RESULT, {"provenance": made_with} | count(folder)))
+    sets = load(folder)
+    made_with = provenance(
+        "python experiments/label_counts.py",
+        data_sha256={policy: fingerprint(records) for policy, records in sets.items()},
+        preprocessing=STEPS.to_dict(),
+    )
+    print(write_json(RESULT, {"provenance": made_with} | count(folder, sets)))
 
 
 if __name__ == "__main__":
