@@ -52,6 +52,7 @@ PREDICTIONS = HERE / "results" / "ladder_predictions"
 LOCK = Path(tempfile.gettempdir()) / "ecgbook-ladder.lock"
 MODELS = HERE.parent / "runs" / "ladder"
 STEPS = models.PREPROCESSING["tutorial"]
+POLICY = "extended"  # of the labels that the models are trained with
 SEEDS = (0, 1, 2)
 EVERY = (*ladder.RUNGS, *ladder.LEFT_OUT)
 RECIPE = {
@@ -85,7 +86,7 @@ def load(source: str) -> dict[str, ECGDataset]:
     folder = data.data_folder()
     if folder is None:
         raise SystemExit("ECGBOOK_DATA is not set: real records wanted")
-    return {"test": data.from_folder(folder, STEPS).distinct()}
+    return {"test": data.from_folder(folder, STEPS, POLICY).distinct()}
 
 
 def on_synthetic(rung: ladder.Rung, recipe: Recipe, parts: dict[str, ECGDataset]):
@@ -153,36 +154,38 @@ class Labels:
     y_mask : ndarray, shape (n, 5), bool
     groups : ndarray, shape (n,), int
         Of the patients.
+    classes : tuple of str
     """
 
     y: np.ndarray
     y_mask: np.ndarray
     groups: np.ndarray
+    classes: tuple[str, ...] = RHYTHMS
 
     def __len__(self) -> int:
         """Count the records."""
         return len(self.y)
 
 
-def labels_file(source: str) -> Path:
+def labels_file(source: str, policy: str = POLICY) -> Path:
     """Return the file of the labels that a way to train and test is judged by."""
     kind = "synthetic" if source == "synthetic" else "real"
-    return PREDICTIONS / f"labels-{kind}.safetensors"
+    return PREDICTIONS / f"labels-{kind}{'' if policy == POLICY else '-' + policy}.safetensors"
 
 
-def keep_labels(source: str, test: ECGDataset) -> Labels:
+def keep_labels(source: str, test: ECGDataset, policy: str = POLICY) -> Labels:
     """Write the labels of the test records."""
     groups = np.unique(test.groups, return_inverse=True)[1]
     tensors = {"y": test.y, "y_mask": test.y_mask, "groups": groups}
     tensors = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in tensors.items()}
     names = [str(name) for name in test.names]
-    write_safetensors(labels_file(source), tensors, {"names": names})
-    return read_labels(source)
+    write_safetensors(labels_file(source, policy), tensors, {"names": names})
+    return read_labels(source, policy)
 
 
-def read_labels(source: str) -> Labels:
+def read_labels(source: str, policy: str = POLICY) -> Labels:
     """Read what `keep_labels` wrote."""
-    tensors, _ = read_safetensors(labels_file(source))
+    tensors, _ = read_safetensors(labels_file(source, policy))
     return Labels(**{name: tensor.numpy() for name, tensor in tensors.items()})
 
 

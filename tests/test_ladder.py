@@ -230,6 +230,19 @@ def test_a_row_is_written_when_all_its_seeds_are_there(experiment, parts, capsys
         assert auroc == pytest.approx(np.mean(metrics.auroc(y, guesses(y, 0, seed))))
 
 
+def test_the_kept_labels_and_predictions_give_the_rows_again(experiment, parts, monkeypatch):
+    monkeypatch.setattr(experiment, "rungs_of", lambda _: [CNN, VISION])
+    labels = experiment.keep_labels("real", parts["test"])
+    for rung in (CNN, VISION):
+        for seed in experiment.SEEDS:
+            experiment.run(rung, "real", seed, parts, "hash")
+        experiment.write_row(rung, "real", labels, "hash")
+    rows = rows_of(experiment)
+    assert rows["Vision Mamba"]["real"]["challenge"] and rows["Vision Mamba"]["real"]["change"]
+    experiment.recompute(["real"])
+    assert rows_of(experiment) == rows
+
+
 @pytest.mark.parametrize("order", [(CNN, VISION), (VISION, CNN)], ids=["up", "down"])
 def test_the_change_is_the_difference_whichever_row_is_ready_first(experiment, parts, order):
     for rung in order:
