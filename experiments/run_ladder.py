@@ -226,6 +226,7 @@ def run(
     start = time.perf_counter()
     made_with = provenance(
         ladder.command(rung, source),
+        policy=POLICY,
         data_sha256=sha256,
         preprocessing=STEPS.to_dict(),
     )
