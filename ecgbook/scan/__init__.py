@@ -6,6 +6,7 @@ from .composed import (
     selective_scan_doubling,
     shift,
     ssd_chunks,
+    weighted_chunks,
     without_autocast,
 )
 from .recurrences import (
@@ -33,6 +34,7 @@ __all__ = [
     "selective_scan_doubling",
     "shift",
     "ssd_chunks",
+    "weighted_chunks",
     "without_autocast",
     "SELECTIVE_CHUNK",
     "SSD_CHUNK",
