@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -28,6 +28,16 @@ BEAT_DTYPE = np.dtype([("time_s", "f8"), ("kind", "U1")])
 WAVE_DTYPE = np.dtype(
     [("onset_s", "f8"), ("peak_s", "f8"), ("offset_s", "f8"), ("wave", "U3"), ("beat", "i8")]
 )
+WAVE_KINDS: dict[str, str] = {
+    "P": "P waves, of the sinus node and of ectopic foci",
+    "QRS": "QRS complexes",
+    "ST": "ST segments",
+    "T": "T waves",
+    "f": "fibrillatory waves of the atria",
+    "F": "flutter waves of the atria",
+}
+"""The kinds of wave that records are made up of, and what they mean."""
+
 LEAST_FS_HZ = 50.0
 STEP_MV = 2.0**-10
 """Resolution of the recorder. A power of two, so that the derived limb leads are exact."""
@@ -93,6 +103,7 @@ def make_records(
     mix: Mapping[str, float] | None = None,
     records_per_patient: int = 1,
     noise: float = 1.0,
+    waves: str | Collection[str] = tuple(WAVE_KINDS),
 ) -> list[SyntheticRecord]:
     """Make synthetic 12-lead records.
 
@@ -115,6 +126,10 @@ def make_records(
         quarters of them show the patient's own rhythm; the others are drawn from the mix.
     noise : float
         Factor on all disturbances; 0 gives clean records.
+    waves : str or collection of str
+        The kinds of wave that are drawn, of `WAVE_KINDS`; all by default, and none leaves the
+        disturbances alone. All else stays as it is, labels, beats and marks too: so a record is
+        the sum of its components, but for the steps of the recorder, of `STEP_MV` in each.
 
     Returns
     -------
@@ -126,13 +141,14 @@ def make_records(
     TypeError
         If `n`, `seed` or `records_per_patient` is no whole number.
     ValueError
-        If an argument is out of its range, or `mix` names an unknown scenario or has no weight.
+        If an argument is out of its range, `mix` names an unknown scenario or has no weight, or
+        `waves` names an unknown kind.
     """
     if not isinstance(n, Integral) or isinstance(n, bool):
         raise TypeError(f"n = {n!r} found, a whole number of records wanted")
     if n < 0:
         raise ValueError(f"n = {n} found, 0 or more records wanted")
-    records = iter_records(seed, fs_hz, seconds, mix, records_per_patient, noise)
+    records = iter_records(seed, fs_hz, seconds, mix, records_per_patient, noise, waves=waves)
     return list(itertools.islice(records, int(n)))
 
 
@@ -144,12 +160,13 @@ def iter_records(
     records_per_patient: int = 1,
     noise: float = 1.0,
     start: int = 0,
+    waves: str | Collection[str] = tuple(WAVE_KINDS),
 ) -> Iterator[SyntheticRecord]:
     """Yield the records of `make_records` one by one, without end.
 
     Parameters
     ----------
-    seed, fs_hz, seconds, mix, records_per_patient, noise
+    seed, fs_hz, seconds, mix, records_per_patient, noise, waves
         As in `make_records`.
     start : int
         Number of the first record.
@@ -183,11 +200,14 @@ def iter_records(
     if not (math.isfinite(noise) and noise >= 0):
         raise ValueError(f"noise = {noise!r} found, a factor of 0 or more wanted")
     shares = _shares(SCENARIOS if mix is None else mix)
+    kinds = (waves,) if isinstance(waves, str) else tuple(waves)
+    if unknown := [kind for kind in kinds if kind not in WAVE_KINDS]:
+        raise ValueError(f"wave {unknown[0]!r} found in waves, {', '.join(WAVE_KINDS)} wanted")
 
     def generate():
         for i in itertools.count(int(start)):
             patient = i // int(records_per_patient)
-            yield _record(int(seed), i, patient, fs_hz, seconds, shares, noise)
+            yield _record(int(seed), i, patient, fs_hz, seconds, shares, noise, kinds)
 
     return generate()
 
@@ -207,7 +227,7 @@ def _rng(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(entropy=seed, spawn_key=key))
 
 
-def _record(seed, i, patient, fs_hz, seconds, shares, noise) -> SyntheticRecord:
+def _record(seed, i, patient, fs_hz, seconds, shares, noise, kinds) -> SyntheticRecord:
     patient_rng, rng = _rng(seed, 0, patient), _rng(seed, 1, i)
     scenario = pick(shares, patient_rng)
     body = draw_patient(patient_rng)
@@ -216,7 +236,7 @@ def _record(seed, i, patient, fs_hz, seconds, shares, noise) -> SyntheticRecord:
         scenario = fresh
     rhythm = make_rhythm(scenario, seconds, rng)
     samples = int(round(seconds * fs_hz))
-    independent, waves = _render(rhythm, body, samples, fs_hz, rng)
+    independent, waves = _render(rhythm, body, samples, fs_hz, rng, kinds)
     if noise > 0:
         disturbed = disturbance(samples, fs_hz, rhythm.breath_hz, rng)
         if noise != 1:
@@ -242,9 +262,17 @@ def _record(seed, i, patient, fs_hz, seconds, shares, noise) -> SyntheticRecord:
 
 
 def _render(
-    rhythm: Rhythm, body: Patient, samples: int, fs_hz: float, rng: np.random.Generator
+    rhythm: Rhythm,
+    body: Patient,
+    samples: int,
+    fs_hz: float,
+    rng: np.random.Generator,
+    kinds: tuple[str, ...],
 ) -> tuple[np.ndarray, np.recarray]:
-    """Draw all waves on the independent leads (samples, 8) in mV, and mark where they are."""
+    """Draw waves of some kinds on the independent leads (samples, 8) in mV, and mark all waves.
+
+    The kinds that are not drawn take their numbers of `rng` all the same.
+    """
     time_s = np.arange(samples) / fs_hz
     placement = 1 + 0.04 * rng.standard_normal(8)  # electrodes never sit twice at the same place
     breath = 0.05 * np.abs(rng.standard_normal()) * (1 + 0.5 * rng.standard_normal(8))
@@ -256,11 +284,17 @@ def _render(
 
     matrix = placement[:, None] * body.matrix
     if rhythm.atria == "fibrillation":
-        out = fibrillatory_waves(time_s, matrix, rng)
+        atrial, out = "f", fibrillatory_waves(time_s, matrix, rng)
     elif rhythm.atria == "flutter":
-        out = flutter_waves(time_s, rhythm.flutter_hz, matrix, rng)
+        atrial, out = "F", flutter_waves(time_s, rhythm.flutter_hz, matrix, rng)
     else:
-        out = np.zeros((samples, 8), dtype=np.float32)
+        atrial, out = "", np.zeros((samples, 8), dtype=np.float32)
+    if atrial not in kinds:
+        out[:] = 0
+
+    def add(kind, when_s, wave, gain, stretch):
+        if kind in kinds:
+            _add(out, fs_hz, when_s, wave, gain, stretch)
 
     drawn = []  # name, wave, times, stretches, beats
     size = gain(rhythm.p_time_s) * rng.normal(1, 0.04, (len(rhythm.p_time_s), 1))
@@ -268,7 +302,7 @@ def _render(
         of = rhythm.p_ectopic == ectopic
         p, when_s = (body.p_ectopic() if ectopic else body.p), rhythm.p_time_s[of]
         as_is = np.ones(len(when_s))
-        _add(out, fs_hz, when_s, p, size[of], as_is)
+        add("P", when_s, p, size[of], as_is)
         drawn.append(("P", p, when_s, as_is, rhythm.p_beat[of]))
 
     size = gain(rhythm.time_s) * rng.normal(1, 0.025, (len(rhythm.time_s), 1))
@@ -287,9 +321,9 @@ def _render(
         widening_s = max(0.0, qrs.offset_s - qrs.onset_s - 0.1)
         t_s = when_s + qrs.onset_s + widening_s + (body.qtc_s - t.offset_s) * slow
         as_is = np.ones(len(beat))
-        _add(out, fs_hz, when_s, qrs, size[beat], as_is)
-        _add(out, fs_hz, when_s + qrs.offset_s + 0.01, ventricles.st, size[beat], slow)
-        _add(out, fs_hz, t_s, t, t_size[beat], slow)
+        add("QRS", when_s, qrs, size[beat], as_is)
+        add("ST", when_s + qrs.offset_s + 0.01, ventricles.st, size[beat], slow)
+        add("T", t_s, t, t_size[beat], slow)
         drawn += [("QRS", qrs, when_s, as_is, beat), ("T", t, t_s, slow, beat)]
     return out, _marks(drawn, rhythm, samples / fs_hz)
 

@@ -15,7 +15,14 @@ from wfdb import processing
 from ecgbook.labels import RHYTHMS
 from ecgbook.leads import INDEPENDENT, LEADS, index, limb_residual
 from ecgbook.records import read_record
-from ecgbook.synthetic import BEAT_KINDS, SCENARIOS, draw_patient, iter_records, make_records
+from ecgbook.synthetic import (
+    BEAT_KINDS,
+    SCENARIOS,
+    WAVE_KINDS,
+    draw_patient,
+    iter_records,
+    make_records,
+)
 from ecgbook.synthetic.records import STEP_MV, _add
 
 EIGHT = index(INDEPENDENT)
@@ -330,6 +337,37 @@ def test_noise_is_a_factor_and_leaves_truth_alone():
         assert 0.003 < one.std() < 2
 
 
+def test_a_record_is_the_sum_of_its_components():
+    """But for the recorder, which rounds each of them to whole steps of the eight leads."""
+    options = {"n": 24, "seed": 21, "fs_hz": 125}
+    whole, alone = make_records(**options), make_records(**options, waves=())
+    parts = {kind: make_records(**options, waves=kind, noise=0) for kind in WAVE_KINDS}
+    rounded = (len(parts) + 2) * STEP_MV / 2
+    for i, record in enumerate(whole):
+        signals = {kind: rows[i].signal_mv[:, EIGHT] for kind, rows in parts.items()}
+        total = sum(signals.values()) + alone[i].signal_mv[:, EIGHT]
+        assert np.abs(total - record.signal_mv[:, EIGHT]).max() <= rounded
+        for other in (alone[i], *(rows[i] for rows in parts.values())):
+            assert other.beats.tobytes() == record.beats.tobytes()
+            assert other.waves.tobytes() == record.waves.tobytes()
+            assert (other.labels == record.labels).all()
+        there = {kind for kind, signal_mv in signals.items() if signal_mv.any()}
+        atria = {"AF": {"f"}, "AFL": {"F"}}.get(record.rhythm.split("+")[0], {"P"})
+        junctional = "J" in record.beats.kind
+        assert there == {"QRS", "ST", "T"} | (set() if junctional else atria)
+
+
+def test_components_lie_where_their_marks_are():
+    for kind in ("P", "QRS", "T"):
+        for record in make_records(12, seed=22, fs_hz=250, noise=0, waves=kind):
+            at = np.arange(len(record.signal_mv)) / record.fs_hz
+            waves = record.waves[record.waves.wave == kind][:, None]
+            inside = ((at >= waves.onset_s) & (at < waves.offset_s)).any(0)
+            inside |= (at < 0.2) | (at > 9.8)  # the wave of a beat outside may reach in
+            power = np.square(record.signal_mv).sum(1)
+            assert power[~inside].sum() <= 0.01 * power.sum()
+
+
 # --- likeness to real records -----------------------------------------------------------------
 
 
@@ -416,6 +454,7 @@ def test_clean_records_are_as_flat_in_the_singular_spectrum_as_a_dipole_allows()
         ({"mix": {"SR": float("nan")}}, ValueError, "weights of 0 or more"),
         ({"mix": {"SR": 0}}, ValueError, "sum above 0"),
         ({"mix": {}}, ValueError, "sum above 0"),
+        ({"waves": ("P", "U")}, ValueError, "wave 'U' found in waves, P, QRS, "),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, words):
