@@ -116,6 +116,43 @@ def test_the_gradient_is_that_of_a_projection_and_the_input_is_left_alone():
     assert torch.equal(x.detach(), original)
 
 
+@pytest.mark.parametrize("edge_hz", [0.5, 2.0])
+def test_a_soft_edge_is_half_a_cosine_outside_of_the_band(edge_hz):
+    x, mask = padded(dtype=torch.float64)
+    y = remove_band(x, FS_HZ, *BAND, mask, edge_hz=edge_hz)
+    for before, after, n in zip(x, y, LENGTHS, strict=True):
+        assert torch.equal(before[n:], after[n:])
+        hz, old = spectra(before, n)
+        _, new = spectra(after, n)
+        away = np.clip(np.maximum(BAND[0] - hz, hz - BAND[1]) / edge_hz, 0, 1)
+        gain = np.sin(np.pi * away / 2) ** 2
+        np.testing.assert_allclose(new, old * gain[:, None], atol=1e-12 * np.abs(old).max())
+
+
+def test_soft_edges_of_several_bands_keep_the_lower_gain_and_no_band_has_none():
+    x, mask = padded(1250, (1250, 1250), torch.float64)
+    bands = torch.tensor([[[0.0, 0], [3, 5]], [[3, 5], [6, 8]]])
+    y = without_bands(x, bands, FS_HZ, mask.sum(1), edge_hz=2.0)
+    torch.testing.assert_close(y[:1], remove_band(x[:1], FS_HZ, 3, 5, edge_hz=2.0))
+    hz, old = spectra(x[1], 1250)
+    _, new = spectra(y[1], 1250)
+    k = np.argmin(abs(hz - 5.5))  # half a hertz from both, whose gains would have a product
+    np.testing.assert_allclose(new[k], old[k] * np.sin(np.pi / 8) ** 2)
+
+
+def test_a_soft_edge_rings_less():
+    spike = torch.zeros(1, 1250, 12, dtype=torch.float64)
+    spike[0, 625] = 1
+    hard, soft = (remove_band(spike, FS_HZ, 4, 6, edge_hz=e)[0, 700:].abs().max() for e in (0, 2))
+    assert soft < hard / 3
+
+
+def test_an_edge_that_cannot_be_is_refused():
+    for edge_hz in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"edge_hz = {edge_hz} found.*wanted"):
+            remove_band(torch.zeros(1, 500, 12), FS_HZ, *BAND, edge_hz=edge_hz)
+
+
 def test_an_empty_record_stays_empty():
     x, mask = padded(lengths=(1250, 0))
     y = remove_band(x, FS_HZ, 0, FS_HZ / 2, mask)
