@@ -40,8 +40,8 @@ def remove_band(
     -------
     Tensor, shape (batch, samples, leads)
         Of each record's valid part, and of no padding, the discrete Fourier transform is 0 in
-        the band and as it was outside of its edges. The step between two frequencies is the inverse of the
-        valid duration; a band narrower than that may hold none.
+        the band and as it was outside of its edges. The step between two frequencies is the
+        inverse of the valid duration; a band narrower than that may hold none.
 
     Raises
     ------

@@ -1,0 +1,183 @@
+"""The experiment on bands: its measures on cases with a known answer, and what its file holds."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ecgbook import results
+from ecgbook.labels import RHYTHMS
+from ecgbook.leads import limb_residual
+from ecgbook.metrics import paired_bootstrap
+from ecgbook.signals import remove_band
+from ecgbook.storage import to_json
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+N = 16
+
+
+@pytest.fixture(scope="module")
+def bands():
+    """The script as a module; its folder is searched only while it is imported."""
+    names = ("bands", "disturbances", "run_ladder", "provenance")
+    sys.path.insert(0, str(EXPERIMENTS))
+    try:
+        yield importlib.import_module(names[0])
+    finally:
+        sys.path.remove(str(EXPERIMENTS))
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def records(bands):
+    return bands.synthetic_records(N)
+
+
+@pytest.fixture(scope="module")
+def parts(bands):
+    return bands.components(N)
+
+
+# --- energy -----------------------------------------------------------------------------------
+
+
+def test_components_add_up_to_the_records_and_their_shares_to_what_is_there(bands, records, parts):
+    found = bands.energy(records, parts)
+    assert found["not_in_components"] < 1e-4  # the recorder's rounding, once a component
+    for band, sizes in found["taken"].items():
+        assert 0 < sizes["sharp"] < sizes["soft"] < 1, band
+    hz = np.arange(626) / 10
+    for kind, shares in found["shares"].items():
+        power = torch.fft.rfft(parts[kind], dim=1).abs().square().sum((0, 2)).numpy()
+        power[1:-1] *= 2  # frequencies below zero
+        for band, (low, high) in bands.BANDS.items():
+            wanted = power[(hz >= low) & (hz < high)].sum() / power.sum()
+            assert abs(shares[band] - wanted) < 1e-9, (kind, band)
+        assert 0 <= shares["outside"] < 0.1
+
+
+def test_windows_count_energy_more_than_once_but_whole_records_do_not(bands, records):
+    x = bands.prepared(records)
+    found = bands.windowed(x, records)
+    assert found["rest, AF"]["times"] > 2 > 0.8 > found["QRS"]["times"]
+    everywhere = sum(bands.taken(x, band).square().sum() for band in bands.BANDS)
+    assert 0.95 < everywhere / x.square().sum() <= 1
+
+
+# --- ringing ----------------------------------------------------------------------------------
+
+
+def test_sharp_edges_ring_outside_of_the_qrs_complexes_and_soft_ones_less(bands, records, parts):
+    for sizes in bands.ringing(records, parts).values():
+        assert sizes["sharp"]["share_outside"] > sizes["soft"]["share_outside"] > 0
+
+
+def test_the_sizes_in_a_band_are_those_of_a_known_wave(bands, records, parts):
+    at = torch.arange(1250, dtype=torch.float64) / 125
+    wave = torch.sin(2 * torch.pi * 5 * at)[None, :, None].expand(N, -1, 12)
+    sizes = bands.ringing(records, dict(parts, f=0.1 * wave))
+    assert sizes["4-6"]["f_uv"] == pytest.approx(100 / np.sqrt(2))
+    assert sizes["6-9"]["f_uv"] < 1e-6
+
+
+# --- removal ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [1250, 1251])
+def test_other_phases_keep_spectrum_energy_and_einthoven(bands, samples):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(4, samples, 12, dtype=torch.float64, generator=generator)
+    x[..., 2:6] = x[..., :2] @ torch.tensor([[-1, -0.5, 1, -0.5], [1, -0.5, -0.5, 1.0]]).double()
+    y = bands.shuffled(x, bands.random_turns(4, samples))
+    before, after = (torch.fft.rfft(v, dim=1).abs() for v in (x, y))
+    torch.testing.assert_close(after, before)
+    torch.testing.assert_close(y.square().sum((1, 2)), x.square().sum((1, 2)))
+    assert np.abs(limb_residual(y.numpy())).max() < 1e-12
+    for one, other in zip(x, y, strict=True):
+        assert abs((one * other).sum() / one.square().sum()) < 0.2
+    assert not torch.allclose(y[0] * (x[1] / x[0]), y[1])  # each record has phases of its own
+
+
+def test_every_band_is_removed_both_ways_and_the_null_changes_as_much(bands, records):
+    x = bands.prepared(records)
+    found = dict(bands.conditions(x, other_edges=True))
+    assert len(found) == 1 + 6 * len(bands.BANDS)
+    assert len(dict(bands.conditions(x, other_edges=False))) == 1 + 4 * len(bands.BANDS)
+    for band, edges in bands.BANDS.items():
+        for name, edge_hz in (bands.EDGES_HZ | bands.OTHER_EDGES_HZ).items():
+            wanted = remove_band(x, 125, *edges, edge_hz=edge_hz)
+            torch.testing.assert_close(found[f"{band}/{name}"], wanted)
+        for name in bands.EDGES_HZ:
+            changes = (found[f"{band}/{c}"] - x for c in (name, f"null, {name}"))
+            removed, added = (change.square().sum((1, 2)) for change in changes)
+            torch.testing.assert_close(added, removed)
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scores():
+    rng = np.random.default_rng(0)
+    y = (rng.random((60, 2)) < 0.4).astype(float)
+    return y, 3 * y + rng.standard_normal((60, 2)), rng.random((60, 2)) < 0.8
+
+
+def test_the_separation_is_a_difference_of_means_over_trusted_labels(bands, scores):
+    y, p, mask = scores
+    wanted = [p[m & (w > 0), k].mean() - p[m & (w == 0), k].mean()
+              for k, (m, w) in enumerate(zip(mask.T, y.T, strict=True))]  # fmt: skip
+    np.testing.assert_allclose(bands.separation(y, p, mask), wanted)
+    counts = np.random.default_rng(1).integers(0, 3, (5, 60))
+    for row, count in zip(bands.separation(y, p, mask, counts), counts, strict=True):
+        rows = np.repeat(np.arange(60), count)
+        np.testing.assert_allclose(row, bands.separation(y[rows], p[rows], mask[rows]))
+
+
+@pytest.mark.parametrize(("change", "share"), [((1, 5), 0), ((0.5, 0), 0.5), ((-1, 2), 2)])
+def test_a_shift_loses_nothing_and_a_shrinking_its_share(bands, scores, change, share):
+    y, p, _ = scores
+    changed = change[0] * p + change[1]
+    pair = np.hstack([p, p]), np.hstack([p, changed])
+    found = paired_bootstrap(bands.lost, np.tile(y, 2), *pair)
+    for bound in (found.value, found.low, found.high):
+        np.testing.assert_allclose(bound, share, atol=1e-12)  # in every draw
+
+
+def test_ringing_is_what_sharp_edges_lose_beyond_soft_ones(bands, scores):
+    y, p, mask = scores
+    y, p, mask = (np.hstack([v, v, v])[:, :5] for v in (y, p, mask))
+    z = {"whole": p}
+    for band in bands.BANDS:
+        names = {"sharp": 0.4, "soft": 0.7, "null, sharp": 0.5, "null, soft": 0.9}
+        z |= {f"{band}/{name}": kept * p for name, kept in names.items()}
+    found = bands.scored(z, y, mask, np.arange(60))["bands"]["4-6"]
+    for k in RHYTHMS:
+        np.testing.assert_allclose(found["lost"]["sharp"][k], 0.6)
+        np.testing.assert_allclose(found["ringing"][k], 0.3)
+        np.testing.assert_allclose(found["over_null"][k], 0.2)
+    z["whole"] = -p  # nothing to lose
+    assert set(bands.scored(z, y, mask, np.arange(60))["bands"]["4-6"]["ringing"].values()) == {
+        None
+    }
+
+
+# --- the file ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["synthetic", "real"])
+def test_the_kept_predictions_make_the_committed_scores(bands, source):
+    again = json.loads(to_json(bands.score(source)))
+    found = results("bands")[source]
+    assert again["positives"] == found["positives"]
+    for model, scored in found["models"].items():
+        for name in ("separation", "auroc"):
+            for rhythm in RHYTHMS:
+                np.testing.assert_allclose(
+                    again["models"][model][name][rhythm], scored[name][rhythm]
+                )
