@@ -80,7 +80,8 @@ def test_sharp_edges_ring_outside_of_the_qrs_complexes_and_soft_ones_less(bands,
 def test_the_sizes_in_a_band_are_those_of_a_known_wave(bands, records, parts):
     at = torch.arange(1250, dtype=torch.float64) / 125
     wave = torch.sin(2 * torch.pi * 5 * at)[None, :, None].expand(N, -1, 12)
-    sizes = bands.ringing(records, dict(parts, f=0.1 * wave))
+    half = torch.arange(N)[:, None, None] < N // 2  # the others have none, and do not count
+    sizes = bands.ringing(records, dict(parts, f=0.1 * wave * half))
     assert sizes["4-6"]["f_uv"] == pytest.approx(100 / np.sqrt(2))
     assert sizes["6-9"]["f_uv"] < 1e-6
 
@@ -100,7 +101,8 @@ def test_other_phases_keep_spectrum_energy_and_einthoven(bands, samples):
     assert np.abs(limb_residual(y.numpy())).max() < 1e-12
     for one, other in zip(x, y, strict=True):
         assert abs((one * other).sum() / one.square().sum()) < 0.2
-    assert not torch.allclose(y[0] * (x[1] / x[0]), y[1])  # each record has phases of its own
+    same = bands.shuffled(x[:1].expand(2, -1, -1), bands.random_turns(2, samples))
+    assert (same[0] - same[1]).abs().max() > 1  # each record has phases of its own
 
 
 def test_every_band_is_removed_both_ways_and_the_null_changes_as_much(bands, records):
