@@ -2,7 +2,7 @@
 
     python experiments/bands.py                    # everything; real records in ECGBOOK_DATA
     python experiments/bands.py --data synthetic
-    python experiments/bands.py --recompute        # score the kept predictions again, no model
+    python experiments/bands.py --recompute        # score what was predicted again, run no model
 
 experiments/plan.md, "Bands", says what is measured and why; it was written before. The logits of
 every condition are kept in results/band_predictions, in half precision, with the labels. Each model
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from disturbances import BANDS_HZ, choose
 from provenance import provenance
+from scipy.ndimage import maximum_filter1d
 from torch import Tensor
 
 from ecgbook import data, metrics, models, training
@@ -42,6 +43,7 @@ STEPS = replace(models.PREPROCESSING["tutorial"], n_samples=1250)
 
 FS_HZ = STEPS.fs_hz
 N_RECORDS, SEED = 400, 1003
+FAR_S = 0.25
 MODELS = ("tutorial", "robust")
 SOURCES = ("synthetic", "real")
 BANDS = {f"{low:g}-{high:g}": (low, high) for low, high in BANDS_HZ}
@@ -135,8 +137,13 @@ def root_mean_square_uv(x: Tensor) -> float:
 
 
 def ringing(records: list[SyntheticRecord], parts: dict[str, Tensor]) -> dict:
-    """Measure what removals take outside of QRS complexes from records that hold nothing else."""
-    outside = ~torch.from_numpy(np.array([during(r, "QRS") for r in records]))
+    """Measure what removals take outside of QRS complexes from records that hold nothing else.
+
+    Far is where no QRS complex is within `FAR_S`.
+    """
+    inside = np.array([during(r, "QRS") for r in records])
+    outside = ~torch.from_numpy(inside)
+    far = ~torch.from_numpy(maximum_filter1d(inside, 1 + 2 * round(FAR_S * FS_HZ), axis=1))
     found = {}
     for band in BANDS:
         found[band] = {}
@@ -145,6 +152,7 @@ def ringing(records: list[SyntheticRecord], parts: dict[str, Tensor]) -> dict:
             found[band][name] = {
                 "share_outside": float(part[outside].square().sum() / part.square().sum()),
                 "outside_uv": root_mean_square_uv(part[outside]),
+                "far_uv": root_mean_square_uv(part[far]),
             }
         for kind in ("f", "F"):
             shown = parts[kind].abs().amax((1, 2)) > 0
@@ -322,7 +330,7 @@ def main() -> None:
     options = parser.parse_args()
     results = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     results |= {"bands_hz": BANDS, "edges_hz": EDGES_HZ | OTHER_EDGES_HZ}
-    if not options.recompute and "synthetic" in options.data:
+    if "synthetic" in options.data:
         made_with = provenance("python experiments/bands.py --data synthetic", seed=SEED)
         records, parts = synthetic_records(), components()
         results |= {"energy": energy(records, parts), "ringing": ringing(records, parts)}

@@ -12,7 +12,7 @@ import torch
 from ecgbook import results
 from ecgbook.labels import RHYTHMS
 from ecgbook.leads import limb_residual
-from ecgbook.metrics import paired_bootstrap
+from ecgbook.metrics import paired_bootstrap, verdict
 from ecgbook.signals import remove_band
 from ecgbook.storage import to_json
 
@@ -75,6 +75,8 @@ def test_windows_count_energy_more_than_once_but_whole_records_do_not(bands, rec
 def test_sharp_edges_ring_outside_of_the_qrs_complexes_and_soft_ones_less(bands, records, parts):
     for sizes in bands.ringing(records, parts).values():
         assert sizes["sharp"]["share_outside"] > sizes["soft"]["share_outside"] > 0
+        for size in sizes["sharp"], sizes["soft"]:
+            assert 0 < size["far_uv"] < size["outside_uv"]
 
 
 def test_the_sizes_in_a_band_are_those_of_a_known_wave(bands, records, parts):
@@ -183,3 +185,52 @@ def test_the_kept_predictions_make_the_committed_scores(bands, source):
                 np.testing.assert_allclose(
                     again["models"][model][name][rhythm], scored[name][rhythm]
                 )
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return results("bands")
+
+
+def said(measured, key, band, rhythm, model="tutorial"):
+    """The verdict on a cell of the map, on synthetic records."""
+    return verdict(measured["synthetic"]["models"][model]["bands"][band][key][rhythm])
+
+
+def test_claim_windows_count_what_rings_as_energy_between_beats(measured):
+    times = {where: each["times"] for where, each in measured["energy"]["windowed"].items()}
+    assert min(times["rest, AF"], times["rest, AFL"]) > 3 and times["QRS"] < 1
+    for size in measured["ringing"].values():
+        assert size["soft"]["share_outside"] < size["sharp"]["share_outside"]
+    for band in ("4-6", "6-9", "9-13"):
+        sharp, soft = (measured["ringing"][band][e]["far_uv"] for e in ("sharp", "soft"))
+        assert soft < 0.5 * sharp
+    assert measured["ringing"]["4-6"]["sharp"]["far_uv"] > measured["ringing"]["4-6"]["f_uv"]
+
+
+def test_claim_atrial_waves_lie_where_physiology_has_them(measured):
+    shares = measured["energy"]["shares"]
+    assert shares["f"]["4-6"] + shares["f"]["6-9"] > 0.7
+    assert shares["F"]["4-6"] == max(shares["F"].values())
+
+
+def test_claim_more_than_half_of_what_sr_loses_at_4_to_6_hz_is_ringing(measured):
+    cell = measured["synthetic"]["models"]["tutorial"]["bands"]["4-6"]
+    assert said(measured, "ringing", "4-6", "SR") == "better"  # named in the plan
+    assert cell["ringing"]["SR"][0] > 0.5 * cell["lost"]["sharp"]["SR"][0]
+    assert said(measured, "ringing", "4-6", "PAC") == "better"
+    for rhythm in ("SR", "PAC"):
+        assert said(measured, "over_null", "4-6", rhythm) == "worse"
+        assert said(measured, "ringing", "4-6", rhythm, "robust") == "not shown"
+
+
+def test_claim_flutter_needs_4_to_6_hz_and_fibrillation_is_not_shown_to(measured):
+    for model, of_af in (("tutorial", "not shown"), ("robust", "better")):
+        assert said(measured, "over_null", "4-6", "AFL", model) == "better"
+        assert said(measured, "over_null", "4-6", "AF", model) == of_af
+        scores = measured["synthetic"]["models"][model]["bands"]
+        assert said(measured, "ringing", "4-6", "AFL", model) == "worse"
+        assert scores["4-6"]["lost"]["soft"]["AFL"][1] > 0.5
+    scores = measured["synthetic"]["models"]["tutorial"]["bands"]
+    for rhythm in ("SR", "AF", "AFL", "PAC"):  # what sharp edges alone would say
+        assert max(scores, key=lambda b: scores[b]["lost"]["sharp"][rhythm][0]) == "4-6"
