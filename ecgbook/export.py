@@ -59,7 +59,7 @@ def model_to_onnx(bundle: Bundle, path: str | Path) -> Path:
     x, mask = _example(bundle, records=2)
     batch = {"x": {0: "batch"}, "mask": {0: "batch"}}
     names = {"input_names": ["x", "mask"], "output_names": ["logits", "probabilities"]}
-    with _frozen(bundle.model):
+    with evaluation_mode(bundle.model, frozen=True):
         graph = _WithProbabilities(bundle.model)
         return _write(graph, (x, mask), path, bundle, dynamic_shapes=batch, **names)
 
@@ -94,7 +94,7 @@ def explanation_to_onnx(bundle: Bundle, path: str | Path) -> Path:
     table = dict(core_aten_decompositions())
     table[torch.ops.aten.convolution_backward.default] = _convolution_backward
     names = {"input_names": ["x", "mask", "target"], "output_names": ["logits", "relevance"]}
-    with _frozen(bundle.model), lrp(bundle.model):
+    with evaluation_mode(bundle.model, frozen=True), lrp(bundle.model):
         graph = make_fx(_explained(bundle.model), decomposition_table=table)(x, mask, target)
         return _write(graph, (x, mask, target), path, bundle, **names)
 
@@ -144,19 +144,6 @@ def _example(bundle: Bundle, records: int) -> tuple[Tensor, Tensor]:
     samples = bundle.preprocessing.n_samples
     x = 0.1 * torch.randn(records, samples, len(bundle.leads))
     return x, torch.arange(samples).expand(records, -1) < samples // 2
-
-
-@contextlib.contextmanager
-def _frozen(model: nn.Module):
-    """Put a model in evaluation mode without gradients of parameters; all is put back."""
-    needs = [p.requires_grad for p in model.parameters()]
-    model.requires_grad_(False)
-    try:
-        with evaluation_mode(model):
-            yield
-    finally:
-        for parameter, need in zip(model.parameters(), needs, strict=True):
-            parameter.requires_grad_(need)
 
 
 def _check_libraries() -> None:

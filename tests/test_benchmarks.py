@@ -1,9 +1,7 @@
 """The benchmarks: peers compute what they are named for, and what is measured is what is stored."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,21 +11,17 @@ from mixers import scramble
 
 from ecgbook.leads import LEAD_GROUPS
 from ecgbook.models import PRESETS, EnhancedECGMamba2, LeadBranches, Mamba2
+from scripts import ROOT, imported
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 NAMES = ("method", "peers", "scan", "models", "robust")
 
 
 @pytest.fixture(scope="module")
 def bench():
     """The scripts as modules; their folder is searched only while they are imported."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
-    finally:
-        sys.path.remove(str(FOLDER))
-        for name in NAMES:
-            del sys.modules[name]
+    with imported(FOLDER, *NAMES) as scripts:
+        yield scripts
 
 
 @pytest.fixture

@@ -46,6 +46,17 @@ def test_import_is_light():
     assert loaded(", ".join(f"ecgbook.{room}" for room in rooms)) == "['torch']"
 
 
+def test_it_is_imported_where_torch_has_the_names_of_2_2():
+    old = (
+        "import torch, torch.fx.experimental.proxy_tensor as proxy; "
+        "proxy.get_innermost_proxy_mode = proxy.get_proxy_mode; del proxy.get_proxy_mode; "
+        "torch._utils.is_compiling = torch.compiler.is_compiling; "
+        "del torch.compiler.is_compiling, torch.compiler.is_dynamo_compiling; "
+    )
+    rooms = ", ".join(f"ecgbook.{room}" for room in ("models", "scan", "training", "explain"))
+    subprocess.run([sys.executable, "-c", f"{old}import {rooms}"], check=True)
+
+
 def loaded(modules: str) -> str:
     heavy = "torch", "matplotlib.pyplot", "wfdb", "pandas", "captum"
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"

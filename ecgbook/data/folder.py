@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..labels import label_mask, multi_hot
 from ..leads import LEADS
-from ..records import RecordError, parse_codes, read_record
+from ..records import RecordError, parse_codes, parse_header, read_lines, read_record
 from ..signals import Preprocessing
 from ..storage import folder_lock, whole_file
 from .dataset import ECGDataset
@@ -265,8 +265,7 @@ def _prepare(
 
 def _check_file(header: Path, wanted: list[str]) -> None:
     """Refuse a header, one that `read_record` takes, if the key leaves its signal file out."""
-    first_words = [line.split()[0] for line in header.read_bytes().splitlines() if line.strip()]
-    signal_file = [word.decode() for word in first_words if not word.startswith(b"#")][1]
+    signal_file = parse_header(header, read_lines(header)[0]).file
     if signal_file not in wanted:
         fix = "rename the signal file, and say so in the header"
         raise RecordError(header, "signal file", signal_file, " or ".join(wanted), fix)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..scan import is_followed, plain_backward, without_autocast
+from ..scan import is_followed, plain_backward, slices, without_autocast
 
 CELLS = 1_000_000  # values that are convolved at once on a CPU
 WINDOW_CELLS = 32_768  # and multiplied with the windows around them, which stay in the cache
@@ -162,7 +162,7 @@ class _DepthwiseConv(torch.autograd.Function):
         if not silu:
             return _plain(x, weight, bias, ahead, silu)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for row in _rows(x):
+        for row in slices(len(x), x[0].numel(), CELLS, x.device):
             torch.ops.aten.silu.out(_plain(x[row], weight, bias, ahead, False), out=y[row])
         return y
 
@@ -177,7 +177,7 @@ class _DepthwiseConv(torch.autograd.Function):
         _, learned, learned_bias, *_ = ctx.needs_input_grad
         dweight = torch.zeros_like(weight) if learned else None
         dbias = torch.zeros_like(bias) if learned_bias else None
-        for row in _rows(x):
+        for row in slices(len(x), x[0].numel(), CELLS, x.device):
             pull = dy[row]
             if ctx.silu:
                 y = _plain(x[row], weight, bias, ctx.ahead, False)
@@ -188,12 +188,6 @@ class _DepthwiseConv(torch.autograd.Function):
             if dbias is not None:
                 dbias += pull.sum((0, 1), dtype=bias.dtype)
         return dx, dweight, dbias, None, None
-
-
-def _rows(x: Tensor) -> list[slice]:
-    """Take a batch some records at a time on a CPU, and whole elsewhere."""
-    step = max(1, CELLS // x[0].numel()) if x.device.type == "cpu" else len(x)
-    return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
 def _plain(x, weight, bias, ahead, silu):

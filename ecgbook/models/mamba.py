@@ -35,6 +35,7 @@ from .convolution import DepthwiseConv
 from .layers import SSD, Gate, RMSNorm, SelectiveScan, check_tokens
 from .mixing import (
     activated,
+    count_heads,
     exact,
     initial_dt_bias,
     is_bare,
@@ -145,13 +146,7 @@ class _Mamba2(nn.Module):
     def __init__(self, d_model, d_state, head_dim, expand, d_conv, n_groups):
         super().__init__()
         d_inner = expand * d_model
-        if head_dim < 1 or d_inner % head_dim:
-            raise ValueError(
-                f"head_dim={head_dim} found, a divisor of expand * d_model = {d_inner} wanted"
-            )
-        heads = d_inner // head_dim
-        if n_groups < 1 or heads % n_groups:
-            raise ValueError(f"n_groups={n_groups} found, a divisor of the {heads} heads wanted")
+        heads = count_heads(d_inner, head_dim, n_groups)
         self.d_model, self.heads, self.n_groups = d_model, heads, n_groups
         self.inner = [d_inner] + 2 * self.directions * [n_groups * d_state]  # x, then B, C in turn
         self.outer = [d_inner, sum(self.inner), self.directions * heads]  # z, xBC, dt

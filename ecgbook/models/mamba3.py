@@ -22,7 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from .layers import Gate, RMSNorm, TrapezoidalScan
-from .mixing import exact, initial_dt_bias, only_signal, project, stand_still, undecayed
+from .mixing import (
+    count_heads,
+    exact,
+    initial_dt_bias,
+    only_signal,
+    project,
+    stand_still,
+    undecayed,
+)
 
 
 class Mamba3(nn.Module):
@@ -65,13 +73,7 @@ class Mamba3(nn.Module):
     ):
         super().__init__()
         d_inner = expand * d_model
-        if head_dim < 1 or d_inner % head_dim:
-            raise ValueError(
-                f"head_dim={head_dim} found, a divisor of expand * d_model = {d_inner} wanted"
-            )
-        heads, pairs = d_inner // head_dim, d_state // 4
-        if n_groups < 1 or heads % n_groups:
-            raise ValueError(f"n_groups={n_groups} found, a divisor of the {heads} heads wanted")
+        heads, pairs = count_heads(d_inner, head_dim, n_groups), d_state // 4
         if pairs < 1:
             raise ValueError(f"d_state={d_state} found, 4 or more wanted: of every four, two turn")
         self.d_model, self.heads, self.n_groups = d_model, heads, n_groups

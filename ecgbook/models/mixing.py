@@ -35,6 +35,36 @@ def is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
     return not any(getattr(module, name) for name in hooks)
 
 
+def count_heads(d_inner: int, head_dim: int, n_groups: int) -> int:
+    """Count the heads of a mixer.
+
+    Parameters
+    ----------
+    d_inner : int
+        Inner channels, ``expand * d_model``.
+    head_dim : int
+    n_groups : int
+        Sets of B and C.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If the inner channels do not fall into heads, or the heads into groups.
+    """
+    if head_dim < 1 or d_inner % head_dim:
+        raise ValueError(
+            f"head_dim={head_dim} found, a divisor of expand * d_model = {d_inner} wanted"
+        )
+    heads = d_inner // head_dim
+    if n_groups < 1 or heads % n_groups:
+        raise ValueError(f"n_groups={n_groups} found, a divisor of the {heads} heads wanted")
+    return heads
+
+
 def project(linear: nn.Module, h: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
     """Apply a linear layer and split what comes out, by separate products where none can tell.
 

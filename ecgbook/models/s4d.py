@@ -26,9 +26,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from ..scan import without_autocast
+from ..scan import is_written_down, without_autocast
 from .mixing import exact, only_signal, undecayed
 
 CHUNK = 64  # steps whose powers of A are computed one by one
@@ -178,7 +177,7 @@ class LongConv(nn.Module):
         length, channels = u.shape[1:]
         with without_autocast(u):
             u = u.to(kernel.dtype).transpose(1, 2)
-            if _is_written_down():
+            if is_written_down():
                 taps = kernel.flip(-1)[:, None]
                 y = F.conv1d(u, taps, padding=length - 1, groups=channels)
             else:
@@ -186,11 +185,6 @@ class LongConv(nn.Module):
                 product = torch.fft.rfft(u, n=n) * torch.fft.rfft(kernel, n=n)
                 y = torch.fft.irfft(product, n=n)[..., length - 1 : n - 1]
         return y.transpose(1, 2)
-
-
-def _is_written_down() -> bool:
-    """Say whether a graph is made for another program; `torch.compile` makes one for itself."""
-    return not torch.compiler.is_dynamo_compiling() and get_proxy_mode() is not None
 
 
 def _times(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

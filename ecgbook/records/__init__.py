@@ -1,6 +1,6 @@
 """One 12-lead ECG from a file, checked, in millivolts, and what is doubtful in it."""
 
-from .header import RecordError, parse_codes
+from .header import RecordError, parse_codes, parse_header, read_lines
 from .quality import (
     AMPLITUDE_MV,
     DoubtfulRecordWarning,
@@ -15,6 +15,8 @@ from .reading import Record, read_record
 __all__ = [
     "RecordError",
     "parse_codes",
+    "parse_header",
+    "read_lines",
     "Record",
     "read_record",
     "AMPLITUDE_MV",

@@ -1,8 +1,10 @@
 """State-space scans: pure functions of tensors, fast, and the recurrences that they equal."""
 
+from .chunked import slices
 from .composed import (
     in_autocast,
     is_followed,
+    is_written_down,
     selective_scan_doubling,
     shift,
     ssd_chunks,
@@ -29,8 +31,10 @@ from .scans import (
 )
 
 __all__ = [
+    "slices",
     "in_autocast",
     "is_followed",
+    "is_written_down",
     "selective_scan_doubling",
     "shift",
     "ssd_chunks",

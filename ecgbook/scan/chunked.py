@@ -1,9 +1,8 @@
 """The chunked algorithms behind `ecgbook.scan`, with backward passes of their own.
 
 Both scans go through the sequence chunk by chunk, so that temporaries stay in a CPU's cache, and
-keep only the states between chunks for the backward pass. It recomputes a chunk, adds masked terms
-and never subtracts large numbers; no exponent is ever positive. Autocast is off inside: it would
-round sums of log decays, which are exponents.
+keep only the states between chunks for the backward pass, which recomputes a chunk. No exponent is
+ever positive. Autocast is off inside: it would round sums of log decays, which are exponents.
 
 Mamba-2 and Mamba-3 share one scan, `ChunkedSSD`, to which a step's weight, log decay and skip are
 given apart: in Mamba-2 they are dt, dt A and D, and for Mamba-3's see `trapezoidal_scan`. If it is

@@ -24,6 +24,7 @@ from .recurrences import check_selective, check_ssd, segment_sum
 
 # torch 2.2 has these under other names.
 _is_compiling = getattr(torch.compiler, "is_compiling", None) or vars(torch)["_utils"].is_compiling
+_in_dynamo = getattr(torch.compiler, "is_dynamo_compiling", None) or _is_compiling
 _proxy_mode = getattr(proxy_tensor, "get_proxy_mode", None) or proxy_tensor.get_innermost_proxy_mode
 
 
@@ -49,6 +50,17 @@ def is_followed(x: Tensor) -> bool:
         or x.device.type == "meta"
         or type(x) not in (Tensor, torch.nn.Parameter)
     )
+
+
+def is_written_down() -> bool:
+    """Say whether a graph is made for another program, such as ONNX.
+
+    Returns
+    -------
+    bool
+        False under `torch.compile`, which makes a graph for itself.
+    """
+    return not _in_dynamo() and _proxy_mode() is not None
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:

@@ -2,9 +2,9 @@
 
 The scans of Mamba-2 (`ssd`), Mamba-3 (`trapezoidal_scan`) and Mamba-1 (`selective_scan`) are linear
 recurrences whose coefficients depend on the input. They go through the sequence chunk by chunk, so
-that temporaries stay in the cache, and have a backward pass of their own: it adds masked terms and
-never subtracts large numbers, and no exponent is ever positive. While PyTorch compiles, exports or
-transforms what is computed, they take the plain forms of `ecgbook.scan.composed`. `ecgbook.scan`
+that temporaries stay in the cache, and have a backward pass of their own. No exponent is ever
+positive, and what is subtracted are sums in float64 over a chunk. While PyTorch compiles, exports
+or transforms what is computed, they take the plain forms of `ecgbook.scan.composed`. `ecgbook.scan`
 has the equations that all of them equal.
 
 Source: T. Dao and A. Gu (2024), arXiv:2405.21060 (`ssd`); A. Lahoti et al. (2026),
@@ -139,18 +139,14 @@ def ssd(
         If a shape, dtype or device does not fit, naming what was found and what is wanted.
     """
     check_ssd(x, dt, A, B, C, D, initial_state)
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk={chunk} found, 1 or more wanted")
+    _check_chunk(chunk)
     if is_followed(x) or x.device.type in WITHOUT_FLOAT64:
         options = {"initial_state": initial_state, "reverse": reverse}
         return ssd_chunks(x, dt, A, B, C, D, chunk=chunk or SSD_CHUNK, **options)
     if backend(x.device, x.dtype).name == "mamba-ssm":
         return _ssd_kernel(x, dt, A, B, C, D, initial_state, reverse)
-    if chunk is None:
-        chunk = _fast_chunk(x.shape[1], max(x.shape[-1], B.shape[-1]))
     skip = torch.zeros_like(dt) if D is None else D.expand_as(dt)
-    keep = may_go_back(x, dt, A, B, C, D, initial_state)
-    return ChunkedSSD.apply(x, dt, dt * A, B, C, skip, initial_state, chunk, reverse, False, keep)
+    return _chunked((x, dt, dt * A, B, C, skip, initial_state), chunk, reverse, strict=False)
 
 
 def trapezoidal_scan(
@@ -210,8 +206,7 @@ def trapezoidal_scan(
         If a shape, dtype or device does not fit, naming what was found and what is wanted.
     """
     check_trapezoidal(x, dt, A, share, B, C, D, mask)
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk={chunk} found, 1 or more wanted")
+    _check_chunk(chunk)
     if mask is not None:
         dt = dt.masked_fill(~mask[..., None], 0)
     now = share * dt
@@ -224,9 +219,7 @@ def trapezoidal_scan(
     given = x, now + later, dt * A, B, C, skip, None
     if is_followed(x) or x.device.type in WITHOUT_FLOAT64:
         return weighted_chunks(*given, chunk or SSD_CHUNK, reverse, True)
-    if chunk is None:
-        chunk = _fast_chunk(x.shape[1], max(x.shape[-1], B.shape[-1]))
-    return ChunkedSSD.apply(*given, chunk, reverse, True, may_go_back(*given))
+    return _chunked(given, chunk, reverse, strict=True)
 
 
 def selective_scan(
@@ -270,14 +263,26 @@ def selective_scan(
         If a shape, dtype or device does not fit, naming what was found and what is wanted.
     """
     check_selective(u, dt, A, B, C, D)
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk} found, 1 or more wanted")
+    _check_chunk(chunk)
     if is_followed(u):
         return selective_scan_doubling(u, dt, A, B, C, D, reverse=reverse)
     if backend(u.device, u.dtype).name == "mamba-ssm":
         return _selective_kernel(u, dt, A, B, C, D, reverse)
     keep = may_go_back(u, dt, A, B, C, D)
     return ChunkedSelectiveScan.apply(u, dt, A, B, C, D, chunk, reverse, keep)
+
+
+def _check_chunk(chunk: int | None) -> None:
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk={chunk} found, 1 or more wanted")
+
+
+def _chunked(given: tuple, chunk: int | None, reverse: bool, strict: bool) -> Tensor:
+    """Run `ChunkedSSD` on ``x, w, a, B, C, skip, initial_state``."""
+    x, _, _, B, *_ = given
+    if chunk is None:
+        chunk = _fast_chunk(x.shape[1], max(x.shape[-1], B.shape[-1]))
+    return ChunkedSSD.apply(*given, chunk, reverse, strict, may_go_back(*given))
 
 
 def _fast_chunk(length: int, size: int) -> int:

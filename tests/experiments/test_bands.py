@@ -1,9 +1,6 @@
 """The experiment on bands: its measures on cases with a known answer, and what its file holds."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +12,8 @@ from ecgbook.leads import limb_residual
 from ecgbook.metrics import paired_bootstrap, verdict
 from ecgbook.signals import remove_band
 from ecgbook.storage import to_json
+from scripts import EXPERIMENTS, imported
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 N = 16
 
 
@@ -24,13 +21,8 @@ N = 16
 def bands():
     """The script as a module; its folder is searched only while it is imported."""
     names = ("bands", "disturbances", "run_ladder", "provenance")
-    sys.path.insert(0, str(EXPERIMENTS))
-    try:
-        yield importlib.import_module(names[0])
-    finally:
-        sys.path.remove(str(EXPERIMENTS))
-        for name in names:
-            sys.modules.pop(name, None)
+    with imported(EXPERIMENTS, *names) as scripts:
+        yield scripts.bands
 
 
 @pytest.fixture(scope="module")

@@ -1,28 +1,20 @@
 """The counts of labels: what is written in the results and in the plan is what the codes say."""
 
-import importlib
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ecgbook.labels import CODES, NOT_SINUS, POLICIES, RHYTHMS, SINUS, UNSETTLED, label_mask
-
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+from scripts import EXPERIMENTS, imported
 
 
 @pytest.fixture(scope="module")
 def script():
     """The script as a module; its folder is searched only while it is imported."""
-    sys.path.insert(0, str(EXPERIMENTS))
-    try:
-        yield importlib.import_module("label_counts")
-    finally:
-        sys.path.remove(str(EXPERIMENTS))
-        sys.modules.pop("label_counts", None)
+    with imported(EXPERIMENTS, "label_counts") as scripts:
+        yield scripts.label_counts
 
 
 @pytest.fixture(scope="module")

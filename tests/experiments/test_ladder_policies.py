@@ -1,10 +1,7 @@
 """The ladder judged by every policy: by the labels that the codes give, of the same predictions."""
 
-import importlib
 import json
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,21 +10,15 @@ from ecgbook import ladder, metrics
 from ecgbook.data import read_manifest
 from ecgbook.labels import POLICIES, RHYTHMS, label_mask, multi_hot
 from ecgbook.storage import read_safetensors
-
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+from scripts import EXPERIMENTS, imported
 
 
 @pytest.fixture(scope="module")
 def script():
     """The script as a module; its folder is searched only while it is imported."""
     names = ("ladder_policies", "run_ladder", "provenance")
-    sys.path.insert(0, str(EXPERIMENTS))
-    try:
-        yield importlib.import_module(names[0])
-    finally:
-        sys.path.remove(str(EXPERIMENTS))
-        for name in names:
-            sys.modules.pop(name, None)
+    with imported(EXPERIMENTS, *names) as scripts:
+        yield scripts.ladder_policies
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,6 @@
 """LUDB's marks: how they are read, and which samples count as which wave."""
 
-import importlib
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,19 +9,14 @@ from marked import BEAT_S, beats_of, long_record
 
 from ecgbook.leads import LEADS
 from ecgbook.models import PREPROCESSING
-
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+from scripts import EXPERIMENTS, imported
 
 
 @pytest.fixture(scope="module")
 def ludb():
     """The script as a module; its folder is searched only while it is imported."""
-    sys.path.insert(0, str(EXPERIMENTS))
-    try:
-        yield importlib.import_module("ludb")
-    finally:
-        sys.path.remove(str(EXPERIMENTS))
-        sys.modules.pop("ludb", None)
+    with imported(EXPERIMENTS, "ludb") as scripts:
+        yield scripts.ludb
 
 
 def test_marks_are_read_lead_by_lead_and_irregular_ones_left_out(ludb, tmp_path):

@@ -1,12 +1,9 @@
 """The experiment on explanations: its records, its runs, its scores and its results file."""
 
-import importlib
 import json
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +17,8 @@ from ecgbook.explain import MambaLRP, baselines
 from ecgbook.labels import RHYTHMS
 from ecgbook.storage import _plain
 from ecgbook.training import Bundle
+from scripts import EXPERIMENTS, imported
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 RESULT = EXPERIMENTS / "results" / "explain.json"
 SCRIPTS = ("run_explain", "explain_measures", "explain_methods", "explain_scores", "ludb")
 
@@ -29,13 +26,8 @@ SCRIPTS = ("run_explain", "explain_measures", "explain_methods", "explain_scores
 @pytest.fixture(scope="module")
 def scripts():
     """The scripts as modules; their folder is searched only while they are imported."""
-    sys.path.insert(0, str(EXPERIMENTS))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in SCRIPTS})
-    finally:
-        sys.path.remove(str(EXPERIMENTS))
-        for name in (*SCRIPTS, "run_ladder", "provenance"):
-            sys.modules.pop(name, None)
+    with imported(EXPERIMENTS, *SCRIPTS, "run_ladder", "provenance") as modules:
+        yield modules
 
 
 @pytest.fixture(scope="module")

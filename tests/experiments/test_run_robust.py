@@ -1,9 +1,7 @@
 """The experiment on robustness: its conditions, its records, and what its results file holds."""
 
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +10,8 @@ from waves import small, waves
 
 from ecgbook import data, ladder, metrics, synthetic
 from ecgbook.training import Bundle
+from scripts import EXPERIMENTS, imported
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 RESULT = EXPERIMENTS / "results" / "robust.json"
 
 
@@ -21,13 +19,8 @@ RESULT = EXPERIMENTS / "results" / "robust.json"
 def robust():
     """The script as a module; its folder is searched only while it is imported."""
     names = ("run_robust", "disturbances", "run_ladder", "provenance")
-    sys.path.insert(0, str(EXPERIMENTS))
-    try:
-        yield importlib.import_module(names[0])
-    finally:
-        sys.path.remove(str(EXPERIMENTS))
-        for name in names:
-            sys.modules.pop(name, None)
+    with imported(EXPERIMENTS, *names) as scripts:
+        yield scripts.run_robust
 
 
 @pytest.fixture

@@ -1,29 +1,21 @@
 """The intervals of robust.json: what the seeds vary by is in them, and nothing is made up."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ecgbook.metrics import auroc, paired_bootstrap
+from scripts import EXPERIMENTS, imported
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 RESULT = EXPERIMENTS / "results" / "robust.json"
 
 
 @pytest.fixture(scope="module")
 def widen():
     names = ("widen_robust", "run_robust", "disturbances", "run_ladder", "provenance")
-    sys.path.insert(0, str(EXPERIMENTS))
-    try:
-        yield importlib.import_module(names[0])
-    finally:
-        sys.path.remove(str(EXPERIMENTS))
-        for name in names:
-            sys.modules.pop(name, None)
+    with imported(EXPERIMENTS, *names) as scripts:
+        yield scripts.widen_robust
 
 
 def test_seeds_that_agree_and_a_single_one_add_nothing(widen):
